@@ -1,0 +1,106 @@
+"""What every room agrees on: the default classes, the label that is ignored, the normalisation.
+
+To train on classes of your own, put a `labelmap.txt` into the data folder (see README, "Your own
+data"), or edit the three tables below, as the article's readers are used to doing.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+RGB = tuple[int, int, int]
+
+# The default table, used where a data set brings no labelmap.txt.
+ALL_CLASSES = ["background", "disease"]
+# The colour of each class in colour masks, RGB.
+LABEL_COLORS_LIST = [(0, 0, 0), (128, 0, 0)]
+# The colour of each class in overlays, RGB; black leaves the photograph as it is.
+VIS_LABEL_MAP = [(0, 0, 0), (255, 40, 90)]
+
+# The target value that no loss and no metric counts.
+IGNORE_INDEX = 255
+
+# Statistics of ImageNet, RGB, for pixels scaled to [0, 1].
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+DEFAULT_DATA = Path("input/leaf_disease_segmentation/orig_data")
+DEFAULT_OUT_DIR = Path("outputs")
+DEFAULT_WEIGHTS_DIR = Path("weights")
+
+
+@dataclass(frozen=True)
+class ClassTable:
+    """The classes of a data set, in the order of their indices.
+
+    Args:
+        names: one name a class; their number is K, the width of the model's output.
+        colors: the colour of each class in colour masks, RGB in [0, 255].
+        vis_colors: the colour of each class in overlays; black leaves the photograph as it is.
+        ignored: the lines of the table that are no class (void, ignore, unlabelled): each its
+            line number, which is its value in index masks, and its colour. They become 255.
+    """
+
+    names: tuple[str, ...]
+    colors: tuple[RGB, ...]
+    vis_colors: tuple[RGB, ...]
+    ignored: tuple[tuple[int, RGB], ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @classmethod
+    def default(cls) -> "ClassTable":
+        """The table written above in this file."""
+        return cls(
+            tuple(ALL_CLASSES),
+            tuple(tuple(color) for color in LABEL_COLORS_LIST),
+            tuple(tuple(color) for color in VIS_LABEL_MAP),
+        )
+
+    @classmethod
+    def from_plain(cls, plain: dict) -> "ClassTable":
+        """Rebuild a table from `to_plain`, as it travels in a checkpoint."""
+
+        def color(values) -> RGB:
+            red, green, blue = (int(value) for value in values)
+            return red, green, blue
+
+        return cls(
+            tuple(str(name) for name in plain["names"]),
+            tuple(color(values) for values in plain["colors"]),
+            tuple(color(values) for values in plain["vis_colors"]),
+            tuple((int(line), color(values)) for line, values in plain.get("ignored", ())),
+        )
+
+    def to_plain(self) -> dict:
+        """Lists and strings only, so that a checkpoint stays data."""
+        return {
+            "names": list(self.names),
+            "colors": [list(color) for color in self.colors],
+            "vis_colors": [list(color) for color in self.vis_colors],
+            "ignored": [[line, list(color)] for line, color in self.ignored],
+        }
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """All that rebuilds a model and feeds it as it was trained.
+
+    Args:
+        variant: a name of `segmentation_model.VARIANTS`.
+        head: "article" or "pyramid".
+        num_classes: K, scores per pixel.
+        input_size: (height, width) of the network's input in training, the default elsewhere.
+        mean, std: normalisation of RGB pixels scaled to [0, 1].
+    """
+
+    variant: str = "faster_vit_0"
+    head: str = "article"
+    num_classes: int = 2
+    input_size: tuple[int, int] = (512, 512)
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+    def to_plain(self) -> dict:
+        """Lists, strings and numbers only, so that a checkpoint stays data."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
