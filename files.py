@@ -6,6 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks; two runs on one folder are not noticed there
+    fcntl = None
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -45,3 +52,29 @@ def _umask() -> int:
     value = os.umask(0)
     os.umask(value)
     return value
+
+
+@contextmanager
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Keep a folder for one process while the block runs.
+
+    The system drops the lock with the process that holds it, so a killed run blocks nobody.
+
+    Raises:
+        UserError: another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "a+") as file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                file.seek(0)
+                raise UserError(
+                    f"{folder}/ is in use by another run (process {file.read(20).strip()}); wait "
+                    "for it, or choose another --out-dir."
+                ) from error
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield

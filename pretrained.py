@@ -132,7 +132,7 @@ def load_exactly(
         elif name.startswith(optional) if optional else False:
             continue
         elif given is None and name.endswith("num_batches_tracked"):
-            continue  # a counter, which older files leave out
+            fits[name] = torch.zeros_like(tensor, device="cpu")  # a counter; older files lack it
         else:
             found = "is missing" if given is None else f"has the shape {tuple(given.shape)}"
             raise UserError(

@@ -8,6 +8,8 @@ not: whatever depends on the size is computed from the size that comes.
     python segmentation_model.py        # prints the model, its parameters and an output's shape
 """
 
+import copy
+import itertools
 import math
 import sys
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from timm.layers import DropPath, LayerNorm2d, Mlp, trunc_normal_
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 import pretrained as weights
 from config import DEFAULT_WEIGHTS_DIR, IMAGENET_MEAN, IMAGENET_STD
@@ -45,7 +48,8 @@ class Variant:
 def _large(dim: int, depths: tuple[int, ...], file: str, **changes) -> Variant:
     heads = (2, 4, 8, 16) if dim == 128 else (4, 8, 16, 32)
     rate = changes.pop("drop_path_rate", 0.3)
-    return Variant(dim, 64, depths, heads, rate, file, layer_scale=1e-5, do_propagation=True, **changes)  # fmt: skip
+    changes |= {"layer_scale": 1e-5, "do_propagation": True}
+    return Variant(dim, 64, depths, heads, rate, file, **changes)
 
 
 def _local(size: int, window: int) -> Variant:
@@ -75,8 +79,8 @@ HEADS = ("article", "pyramid")
 class PositionTable(nn.Module):
     """A function of the size alone: computed in training, remembered per size in evaluation.
 
-    What is remembered is dropped when training resumes, when a weight changes (seen by its version
-    counter, which every in-place operation and `load_state_dict` advance) and when the module moves.
+    What is remembered is dropped when training resumes, when a weight changes (by its version
+    counter, which every in-place operation advances, `load_state_dict` too) and when it moves.
     It is neither copied nor pickled. Under autocast the table stays in the weights' precision.
     """
 
@@ -191,7 +195,7 @@ class PatchEmbed(nn.Module):
 
 
 class ConvBlock(nn.Module):
-    """The residual block of the two convolutional levels; keeps its input's shape (B, dim, h, w)."""
+    """The residual block of the convolutional levels; keeps its input's shape (B, dim, h, w)."""
 
     def __init__(self, dim: int, drop_path: float, layer_scale: float | None):
         super().__init__()
@@ -287,7 +291,8 @@ class HierarchicalBlock(nn.Module):
 
     def __init__(self, dim: int, num_heads: int, window: int, ct_size: int, mlp_ratio: float,
                  qkv_bias: bool, qk_scale: float | None, drop: float, attn_drop: float,
-                 drop_path: float, layer_scale: float | None, hat: bool, propagate: bool):  # fmt: skip
+                 drop_path: float, layer_scale: float | None, hat: bool,
+                 propagate: bool):  # fmt: skip
         super().__init__()
         self.window, self.ct_size, self.propagate = window, ct_size, propagate
         attention = (dim, num_heads, qkv_bias, qk_scale, attn_drop, drop)
@@ -416,7 +421,7 @@ class AttentionLevel(nn.Module):
 
 
 def interpolation_matrix(n_in: int, n_out: int, shift: int, like: Tensor) -> Tensor:
-    """Bilinear resizing of one axis, then a shift by `shift` with zeros moving in: (n_out, n_in)."""
+    """Bilinear resizing of one axis, then a shift with zeros moving in: (n_out, n_in)."""
     identity = torch.eye(n_in, dtype=like.dtype, device=like.device)
     matrix = F.interpolate(identity[None], size=n_out, mode="linear", align_corners=False)[0].T
     return F.pad(matrix, (0, 0, -shift, shift))
@@ -477,7 +482,7 @@ def article_head(num_classes: int, in_channels: int = 2048) -> nn.Sequential:
     """The article's decode head under its indices 0 to 13; `run_article_head` runs it."""
     widths = (in_channels, 768, 1024, 768, 512)
     steps: list[nn.Module] = []
-    for C, O in zip(widths, widths[1:], strict=False):  # noqa: E741
+    for C, O in itertools.pairwise(widths):  # noqa: E741
         steps += [nn.Conv2d(C, O, 3, padding=1), nn.GroupNorm(8, O), nn.ReLU()]
     steps.append(nn.Upsample(scale_factor=4, mode="bilinear", align_corners=False))
     return nn.Sequential(*steps, nn.Conv2d(512, num_classes, 1))
@@ -620,7 +625,8 @@ class FasterViT(nn.Module):
         self.resolution = (resolution,) * 2 if isinstance(resolution, int) else tuple(resolution)
         hat = (True,) * len(depths) if hat is None else hat
         self.patch_embed = PatchEmbed(in_chans, in_dim, dim)
-        rates = iter(torch.linspace(0, drop_path_rate, sum(depths)).tolist())
+        blocks = sum(depths)  # stochastic depth grows linearly from 0 to its rate
+        rates = iter([drop_path_rate * i / max(blocks - 1, 1) for i in range(blocks)])
         self.levels = nn.ModuleList()
         for index, depth in enumerate(depths):
             width, drop_path = dim * 2**index, [next(rates) for _ in range(depth)]
@@ -681,6 +687,23 @@ def _init_weights(module: nn.Module) -> None:
         trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+
+
+def fold_batchnorm(model: FasterViT) -> FasterViT:
+    """A copy for inference whose BatchNorms are part of the convolutions before them.
+
+    In evaluation both are affine, so one convolution does the work of the two; the copy gives the
+    same logits up to rounding, and cannot be trained.
+    """
+    model = copy.deepcopy(model).eval()
+    for parent in model.modules():
+        if not isinstance(parent, nn.Sequential | ConvBlock):
+            continue
+        for (name, conv), (next_name, norm) in itertools.pairwise(list(parent.named_children())):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(parent, name, fuse_conv_bn_eval(conv, norm))
+                setattr(parent, next_name, nn.Identity())
+    return model
 
 
 # Names that only the segmentation heads have: no ImageNet file holds them.

@@ -1,0 +1,47 @@
+# make demo: from a clone to segmented pictures.   make test: lint and all tests.
+PYTHON ?= python3
+VENV := .venv/bin
+DEMO := outputs/demo
+
+.PHONY: demo test lint soak clean help
+help:
+	@echo "make demo   set up, draw sample leaves, train, evaluate, segment pictures and a video"
+	@echo "make test   set up, lint, run all tests"
+	@echo "make soak   the long tests, by hand"
+
+.venv/.installed: requirements.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
+	$(PYTHON) -m venv .venv
+	$(VENV)/pip install -r requirements.txt
+	touch $@
+
+.venv/.installed-dev: .venv/.installed requirements-dev.txt
+	$(VENV)/pip install -r requirements-dev.txt
+	touch $@
+
+demo: .venv/.installed
+	$(VENV)/python sample_data.py --out-dir input/demo --overwrite
+	$(VENV)/python train.py --data input/demo --weights none --out-dir $(DEMO) --overwrite \
+	  --head pyramid --imgsz 224 224 --epochs 14 --batch 4 --optimizer adamw --lr 0.0006 \
+	  --scheduler cosine --warmup 1 --drop-path 0 --workers 2
+	$(VENV)/python evaluate.py --model $(DEMO)/best_model_iou.pth --data input/demo --out-dir $(DEMO)/evaluation
+	$(VENV)/python inference_image.py --input input/demo/valid_images --model $(DEMO)/best_model_iou.pth \
+	  --out-dir $(DEMO)/inference_results_image
+	$(VENV)/python inference_video.py --input input/demo/sample_video.mp4 --model $(DEMO)/best_model_iou.pth \
+	  --out-dir $(DEMO)/inference_results_video
+	@echo
+	@echo "Done. Look at:"
+	@echo "  $(DEMO)/valid_preds/               photograph, truth, prediction after each epoch"
+	@echo "  $(DEMO)/inference_results_image/   overlays, masks and results.csv"
+	@echo "  $(DEMO)/inference_results_video/   the video with its lesions marked"
+	@echo "  $(DEMO)/evaluation/metrics.json    how good it is"
+
+lint: .venv/.installed-dev
+	$(VENV)/ruff check .
+	$(VENV)/ruff format --check .
+
+test: lint
+	$(VENV)/python -m pytest -n 2
+
+clean:
+	rm -rf input/demo outputs/demo

@@ -1,0 +1,200 @@
+"""The one way to write a checkpoint and the one way to read it; weights to start from.
+
+A checkpoint holds tensors, numbers, strings and lists, never code, and rebuilds its own model:
+`load_model(path)` needs nothing else. The article's files, which hold a state dict alone, load too.
+"""
+
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+import pretrained
+from config import DEFAULT_WEIGHTS_DIR, ClassTable, ModelConfig
+from errors import UserError
+from files import replacing
+from segmentation_model import (
+    HEADS,
+    VARIANTS,
+    FasterViT,
+    build_model,
+    load_backbone,
+    weights_path,
+    weights_url,
+)
+
+FORMAT = 1
+
+
+@dataclass
+class Loaded:
+    """A model that a checkpoint rebuilt, in evaluation mode, and what travelled with it."""
+
+    model: FasterViT
+    config: ModelConfig
+    classes: ClassTable
+    content: dict
+
+
+def versions() -> dict[str, str]:
+    """What a run's figures depend on beside the code."""
+    return {"python": platform.python_version(), "torch": str(torch.__version__)}
+
+
+def save_checkpoint(
+    path: Path, model: nn.Module, config: ModelConfig, classes: ClassTable, **rest
+) -> None:
+    """Write a checkpoint whole or not at all.
+
+    Args:
+        model: the bare module, not wrapped.
+        rest: `epoch`, `metrics`, `train_args`, and what only a resumable one holds; plain types.
+    """
+    content = {
+        "format": FORMAT,
+        "model_state_dict": model.state_dict(),
+        "model_config": config.to_plain(),
+        "classes": classes.to_plain(),
+        "versions": versions(),
+        **rest,
+    }
+    with replacing(path) as temporary:
+        torch.save(content, temporary)
+
+
+def read_checkpoint(path: Path) -> dict:
+    """Read a checkpoint's content as data.
+
+    Raises:
+        UserError: not there, damaged, or of a newer format than this code knows.
+    """
+    content = pretrained.read_checkpoint_file(path)
+    number = content.get("format", 0)
+    if not isinstance(number, int) or number > FORMAT:
+        raise UserError(
+            f"{path} has the checkpoint format {number!r}, and this version knows up to {FORMAT}; "
+            "update the code."
+        )
+    return content
+
+
+def load_model(path: Path) -> Loaded:
+    """Rebuild the model of a checkpoint on the CPU.
+
+    Raises:
+        UserError: the file is unusable, says so and why.
+    """
+    content = read_checkpoint(path)
+    state = pretrained.state_dict_of(content, path)
+    if "model_config" in content:
+        config, classes = _described(content, path)
+    else:
+        config, classes = _articles(state, path)
+    # Weights come from the file: to draw random ones first would only cost time.
+    with torch.device("meta"):
+        model = build_model(config.variant, config.head, config.num_classes)
+    model = model.to_empty(device="cpu")
+    pretrained.load_exactly(model, state, path)
+    return Loaded(model.eval(), config, classes, content)
+
+
+def _described(content: dict, path: Path) -> tuple[ModelConfig, ClassTable]:
+    """The configuration and the classes that a checkpoint of ours carries, checked."""
+    try:
+        plain = content["model_config"]
+        config = ModelConfig(
+            variant=str(plain["variant"]),
+            head=str(plain["head"]),
+            num_classes=int(plain["num_classes"]),
+            input_size=tuple(int(side) for side in plain["input_size"]),
+            mean=tuple(float(value) for value in plain["mean"]),
+            std=tuple(float(value) for value in plain["std"]),
+        )
+        classes = ClassTable.from_plain(content["classes"])
+        in_order = (
+            config.variant in VARIANTS and config.head in HEADS
+            and 1 <= config.num_classes == len(classes) <= 254
+            and len(config.input_size) == 2
+            and all(1 <= side <= 65536 for side in config.input_size)
+            and len(config.mean) == len(config.std) == 3 and all(value > 0 for value in config.std)
+            and len(classes.colors) == len(classes.vis_colors) == len(classes)
+        )  # fmt: skip
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise UserError(
+            f"{path} does not describe its model completely ({type(error).__name__}: {error}); it "
+            "was not written by train.py."
+        ) from error
+    if not in_order:
+        raise UserError(f"{path} describes a model that does not exist here: {config}.")
+    return config, classes
+
+
+def _articles(state: dict, path: Path) -> tuple[ModelConfig, ClassTable]:
+    """What an article's checkpoint leaves unsaid: FasterViT-0 at 512x512, its classes counted."""
+    classifier = state.get("upsample_and_classify.13.weight")
+    if classifier is None:
+        raise UserError(
+            f"{path} holds no segmentation model; give a checkpoint that train.py wrote."
+        )
+    count = classifier.shape[0]
+    classes = ClassTable.default()
+    if count != len(classes):
+        names = tuple(f"class {index}" for index in range(count))
+        grey = tuple((value, value, value) for value in range(count))
+        colours = ((0, 0, 0), *(_distinct(index) for index in range(1, count)))
+        classes = ClassTable(names, grey, colours)
+    return ModelConfig(num_classes=count), classes
+
+
+def _distinct(index: int) -> tuple[int, int, int]:
+    """The Pascal VOC colour of a class index: its bits spread over red, green and blue."""
+    color = [0, 0, 0]
+    for bit in range(8):
+        for channel in range(3):
+            color[channel] |= (index >> (3 * bit + channel) & 1) << (7 - bit)
+    return color[0], color[1], color[2]
+
+
+def load_weights(model: FasterViT, variant: str, weights: str | None) -> str:
+    """Give a new model the weights to start from.
+
+    Args:
+        weights: None for the variant's ImageNet file, downloaded where it is not there yet;
+            "none" for random ones; else the path of a file, a checkpoint of ours included.
+
+    Returns:
+        one line that says what was loaded, with the file's SHA-256.
+
+    Raises:
+        UserError: the file cannot be had, or does not fit.
+    """
+    if weights == "none":
+        return "No weights loaded: training starts from random ones."
+    path = weights_path(variant) if weights is None else Path(weights)
+    if weights is None and not path.is_file():
+        DEFAULT_WEIGHTS_DIR.mkdir(exist_ok=True)
+        pretrained.fetch(weights_url(variant), path)
+    line = load_backbone(model, path)
+    return f"{line} (SHA-256 {_recorded_digest(path)[:16]}…)"
+
+
+def _recorded_digest(path: Path) -> str:
+    """The file's SHA-256, kept beside it from its first use on, so that a change is noticed.
+
+    Raises:
+        UserError: the file is not the one that was used first.
+    """
+    digest, record = pretrained.sha256(path), path.with_name(path.name + ".sha256")
+    if record.is_file():
+        first = record.read_text(encoding="utf-8", errors="replace").split()[:1]
+        if first != [digest]:
+            raise UserError(
+                f"{path} is not the file that was first used: its SHA-256 is {digest[:16]}…, and "
+                f"{record} says {first}; delete {record} if you changed the file yourself."
+            )
+    elif path.parent.resolve() == DEFAULT_WEIGHTS_DIR.resolve():
+        with replacing(record) as temporary:
+            temporary.write_text(f"{digest}  {path.name}\n", encoding="utf-8")
+    return digest

@@ -1,0 +1,100 @@
+"""Several processes as one run: who am I, sums and gathers, and a clean end.
+
+Started by `torchrun`, a script finds its place in the environment; started alone, every function
+here answers as for a world of one process.
+"""
+
+import os
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+def init(device: torch.device) -> torch.device:
+    """Join the processes of a `torchrun`, if there are any; returns this process's own device."""
+    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+        return device
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    # A rank that died must end the others soon, not after the half hour that is the default.
+    dist.init_process_group(backend, timeout=timedelta(minutes=10))
+    return device
+
+
+def shutdown() -> None:
+    """Leave the group, so that no process waits for one that has gone."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    """This process's number, 0 for the main one."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """How many processes share the run."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_main() -> bool:
+    """Whether this is the one process that prints and writes."""
+    return rank() == 0
+
+
+def sum_over_processes(tensor: Tensor) -> Tensor:
+    """The sum of every process's tensor, on every process; integers stay exact."""
+    if world_size() > 1:
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def gather(item: object) -> list:
+    """Every process's item, in the order of ranks, on every process."""
+    if world_size() == 1:
+        return [item]
+    items: list = [None] * world_size()
+    dist.all_gather_object(items, item)
+    return items
+
+
+def broadcast(item: object) -> object:
+    """The main process's item, on every process."""
+    if world_size() == 1:
+        return item
+    items = [item]
+    dist.broadcast_object_list(items, src=0)
+    return items[0]
+
+
+def barrier() -> None:
+    """Wait until every process is here."""
+    if world_size() > 1:
+        dist.barrier()
+
+
+def wrap(model: nn.Module, device: torch.device) -> nn.Module:
+    """The model as it trains with others: gradients averaged, on GPUs BatchNorm over all of them.
+
+    Some parameters get no gradient (the article's unused classifier, carrier tokens on maps of one
+    window), and which ones depends on the input's size: DistributedDataParallel looks for them.
+    """
+    if world_size() == 1:
+        return model
+    ids = None
+    if device.type == "cuda":
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        ids = [device.index]
+    return DistributedDataParallel(model, device_ids=ids, find_unused_parameters=True)
+
+
+def broadcast_buffers(model: nn.Module) -> None:
+    """Give every process the main one's buffers; BatchNorm's averages differ between them."""
+    if world_size() > 1:
+        for buffer in model.buffers():
+            dist.broadcast(buffer, src=0)

@@ -1,0 +1,196 @@
+"""Measure a trained model on a split, at each mask's own size.
+
+    python evaluate.py --model outputs/best_model_iou.pth --data input/my_leaves
+    python evaluate.py --model outputs/best_model_iou.pth --data input/my_leaves --split test
+    torchrun --nproc_per_node=4 evaluate.py --model outputs/best_model_iou.pth --data ROOT
+
+Writes metrics.json, per_image.csv, confusion_matrix.png and run.json to --out-dir.
+"""
+
+import csv
+import io
+import json
+import platform
+import time
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from datasets import MaskReader, Pair, find_pairs
+from images import read_image
+from tqdm import tqdm
+
+import cli
+import distributed
+from checkpoint import versions
+from config import DEFAULT_DATA, ClassTable
+from errors import UserError
+from files import lock_folder, replacing, write_text
+from metrics import ConfusionMatrix, article_batch_miou, boundary_counts, mean
+from predictor import Predictor
+
+ARTICLE_BATCH = 2
+
+
+def parse_args():
+    parser = cli.Parser(__doc__)
+    parser.add_device()
+    parser.add_argument("--model", type=Path, required=True, help="checkpoint of train.py")
+    parser.add_argument("--data", type=Path, default=DEFAULT_DATA, metavar="ROOT", help="data set")
+    parser.add_argument("--split", choices=("train", "valid", "test"), default="valid", help="part")
+    parser.add_imgsz(None, "network's input; the training's if not given")
+    parser.add_argument("--out-dir", type=Path, default=Path("outputs/evaluation"), help="results")
+    return parser.parse_args()
+
+
+def measure(predictor: Predictor, pair: Pair, reader: MaskReader) -> dict:
+    """Count one picture: (K, K) confusion and (2, K) boundary counts, at its mask's own size."""
+    truth = reader.read(pair)
+    pred = predictor.mask(predictor.scores([read_image(pair.image)])[0], truth.shape)
+    matrix = ConfusionMatrix(len(predictor.classes))
+    matrix.update(torch.from_numpy(pred), torch.from_numpy(truth))
+    return {
+        "file": pair.image.name,
+        "counts": matrix.counts.numpy(),
+        "boundary": boundary_counts(pred, truth, len(predictor.classes)),
+    }
+
+
+def summarise(records: list[dict], classes: ClassTable) -> dict:
+    """All figures of a split from its pictures' counts, flat, lists in class order."""
+    matrix = ConfusionMatrix(len(classes))
+    matrix.counts += torch.from_numpy(sum(record["counts"] for record in records))
+    intersections, unions = sum(record["boundary"] for record in records)
+    with np.errstate(invalid="ignore"):
+        boundary_iou = (intersections / unions).tolist()
+    batches = [
+        article_batch_miou(
+            torch.from_numpy(sum(r["counts"] for r in records[i : i + ARTICLE_BATCH]))
+        )
+        for i in range(0, len(records), ARTICLE_BATCH)
+    ]
+    return {
+        "images": len(records),
+        "classes": list(classes.names),
+        "miou": matrix.miou(),
+        "pixel_accuracy": matrix.pixel_accuracy(),
+        "mean_dice": mean(matrix.dice()),
+        "mean_boundary_iou": mean(boundary_iou),
+        "mean_over_images_iou": mean([image_miou(record) for record in records]),
+        "article_batch_mean_iou": mean(batches),
+        "iou": matrix.iou(),
+        "dice": matrix.dice(),
+        "precision": matrix.precision(),
+        "recall": matrix.recall(),
+        "boundary_iou": boundary_iou,
+        "confusion": matrix.counts.tolist(),
+    }
+
+
+def image_miou(record: dict) -> float:
+    """The mean IoU of one picture's classes."""
+    matrix = ConfusionMatrix(len(record["counts"]))
+    matrix.counts += torch.from_numpy(record["counts"])
+    return matrix.miou()
+
+
+def table(metrics: dict) -> str:
+    """The figures as they are printed."""
+    columns = ("iou", "boundary_iou", "dice", "precision", "recall")
+    width = max(len("class"), *(len(name) for name in metrics["classes"]))
+    lines = ["class".ljust(width) + "".join(column.rjust(14) for column in columns)]
+    for index, name in enumerate(metrics["classes"]):
+        lines.append(name.ljust(width) + "".join(f"{metrics[c][index]:14.4f}" for c in columns))
+    for name, what in (
+        ("miou", "mean IoU of the classes, over all pixels of the split (mIoU)"),
+        ("pixel_accuracy", "share of pixels that are right"),
+        ("mean_dice", "mean Dice of the classes"),
+        ("mean_boundary_iou", "mean boundary IoU of the classes"),
+        ("mean_over_images_iou", "mean over images of their mean IoU"),
+        (
+            "article_batch_mean_iou",
+            "mean over batches of 2, the article's way, for comparison only",
+        ),
+    ):
+        lines.append(f"{metrics[name]:.4f}  {what}")
+    return "\n".join(lines)
+
+
+def write_per_image(path: Path, records: list[dict], classes: ClassTable) -> None:
+    """One line a picture: its mean IoU and each class's."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["file", "miou", *(f"iou_{name}" for name in classes.names)])
+    for record in records:
+        matrix = ConfusionMatrix(len(classes))
+        matrix.counts += torch.from_numpy(record["counts"])
+        values = [matrix.miou(), *matrix.iou()]
+        writer.writerow([record["file"], *(f"{v:.6f}" if v == v else "" for v in values)])
+    write_text(path, text.getvalue())
+
+
+def draw_confusion(path: Path, metrics: dict) -> None:
+    """The confusion matrix as a picture, each row as shares of the true class."""
+    counts = np.array(metrics["confusion"], dtype=np.float64)
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    names = [name.replace("$", r"\$") for name in metrics["classes"]]  # no mathematics in names
+    side = min(30, 3 + 0.7 * len(names))
+    figure, axes = plt.subplots(figsize=(side + 1, side))
+    axes.imshow(shares, vmin=0, vmax=1, cmap="Blues")
+    axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
+    axes.set_yticks(range(len(names)), names)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("truth")
+    for (row, column), share in np.ndenumerate(shares):
+        color = "white" if share > 0.5 else "black"
+        axes.text(column, row, f"{share:.1%}", ha="center", va="center", color=color)
+    figure.tight_layout()
+    try:
+        with replacing(path) as temporary:
+            figure.savefig(temporary, dpi=110)
+    finally:
+        plt.close(figure)
+
+
+def main() -> int:
+    args = parse_args()
+    imgsz = (args.imgsz[1], args.imgsz[0]) if args.imgsz else None
+    predictor = Predictor.load(args.model, imgsz, args.device)
+    predictor.to(distributed.init(predictor.device))
+    reader = MaskReader.for_data(args.data)
+    if reader.classes.names != predictor.classes.names:
+        raise UserError(
+            f"{args.model} knows the classes {', '.join(predictor.classes.names)}, and {args.data} "
+            f"has {', '.join(reader.classes.names)}; evaluate with the data's own model."
+        )
+    pairs = find_pairs(args.data, args.split)
+    if distributed.is_main():
+        print(reader.describe())
+    started = time.time()
+    mine = pairs[distributed.rank() :: distributed.world_size()]
+    bar = tqdm(mine, desc="Evaluating", disable=not distributed.is_main(), dynamic_ncols=True)
+    shares = distributed.gather([measure(predictor, pair, reader) for pair in bar])
+    # Back in file order: sums of floats then do not depend on the number of processes.
+    records = [shares[i % len(shares)][i // len(shares)] for i in range(len(pairs))]
+    if distributed.is_main():
+        metrics = summarise(records, predictor.classes)
+        print(table(metrics))
+        with lock_folder(args.out_dir):
+            write_text(args.out_dir / "metrics.json", json.dumps(metrics, indent=1) + "\n")
+            write_per_image(args.out_dir / "per_image.csv", records, predictor.classes)
+            draw_confusion(args.out_dir / "confusion_matrix.png", metrics)
+            facts = {
+                "model": str(args.model), "data": str(args.data), "split": args.split,
+                "input_width_height": list(predictor.size[::-1]), "device": str(predictor.device),
+                "processes": distributed.world_size(), "machine": platform.machine(),
+                "seconds": round(time.time() - started, 2), **versions(),
+            }  # fmt: skip
+            write_text(args.out_dir / "run.json", json.dumps(facts, indent=1) + "\n")
+        print(f"Results are in {args.out_dir}/")
+    distributed.shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,111 @@
+"""How good a segmentation is, counted over a whole split and never averaged over batches.
+
+One confusion matrix holds all that the usual figures need. An average of per-batch IoUs would
+depend on the batch size and count an absent class as 0; it is here only to be compared with.
+"""
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from config import IGNORE_INDEX
+
+
+class ConfusionMatrix:
+    """Counts of (true class, predicted class) over every pixel seen that is not ignored.
+
+    Args:
+        num_classes: K; `counts` is (K, K) int64, rows the truth, columns the prediction.
+
+    Every figure is per class and NaN where its denominator is 0: a class that is neither in the
+    truth nor predicted has no IoU, and the means leave it out.
+    """
+
+    def __init__(self, num_classes: int, device: torch.device | str = "cpu"):
+        self.num_classes = num_classes
+        self.counts = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
+
+    def update(self, preds: Tensor, targets: Tensor) -> None:
+        """Add predictions and targets of one shape, class indices; a target of 255 is ignored."""
+        valid = targets != IGNORE_INDEX
+        pairs = targets[valid].long() * self.num_classes + preds[valid].long()
+        counts = torch.bincount(pairs, minlength=self.num_classes**2)
+        self.counts += counts.view(self.num_classes, self.num_classes)
+
+    def _over(self, denominator: Tensor, factor: int = 1) -> list[float]:
+        # Integers up to 2**53 are exact in float64: the same counts give the same bits everywhere.
+        counts = self.counts.cpu().double()
+        return (factor * counts.diagonal() / denominator.cpu().double()).tolist()
+
+    def iou(self) -> list[float]:
+        """Intersection over union, TP / (TP + FP + FN)."""
+        truth, predicted = self.counts.sum(1), self.counts.sum(0)
+        return self._over(truth + predicted - self.counts.diagonal())
+
+    def dice(self) -> list[float]:
+        """2 TP / (2 TP + FP + FN), also called F1."""
+        return self._over(self.counts.sum(1) + self.counts.sum(0), factor=2)
+
+    def precision(self) -> list[float]:
+        """TP / (TP + FP): which share of what was called this class is this class."""
+        return self._over(self.counts.sum(0))
+
+    def recall(self) -> list[float]:
+        """TP / (TP + FN): which share of this class was found."""
+        return self._over(self.counts.sum(1))
+
+    def miou(self) -> float:
+        """Mean IoU of the classes that occur in the truth or in the prediction."""
+        return mean(self.iou())
+
+    def pixel_accuracy(self) -> float:
+        """The share of pixels whose class is right."""
+        total = int(self.counts.sum())
+        return float(self.counts.diagonal().sum()) / total if total else float("nan")
+
+
+def mean(values: list[float]) -> float:
+    """Mean of the values that are not NaN; NaN if there are none."""
+    present = [value for value in values if value == value]
+    return sum(present) / len(present) if present else float("nan")
+
+
+def article_batch_miou(counts: Tensor) -> float:
+    """The article's figure for one batch: an absent class counts as an IoU of 0."""
+    counts = counts.double()
+    union = counts.sum(0) + counts.sum(1) - counts.diagonal()
+    return float((counts.diagonal() / union.clamp(min=1)).mean())
+
+
+def boundary_counts(pred: np.ndarray, target: np.ndarray, num_classes: int) -> np.ndarray:
+    """Intersections and unions of the classes' boundary bands (Cheng et al. 2021, boundary IoU).
+
+    A class's band holds its pixels that lie within 2 % of the picture's diagonal from its border,
+    where the picture's edge counts as a border. IoU looks at areas and hardly sees a border; the
+    bands see nothing else.
+
+    Args:
+        pred, target: (H, W) class indices; pixels whose target is 255 are left out of both.
+
+    Returns:
+        (2, K) int64: intersections, unions. Sum them over a split before dividing.
+    """
+    valid = target != IGNORE_INDEX
+    distance = max(1, round(0.02 * float(np.hypot(*target.shape))))
+    counts = np.zeros((2, num_classes), dtype=np.int64)
+    for index in range(num_classes):
+        truth, guess = (_band((mask == index) & valid, distance) for mask in (target, pred))
+        counts[0, index] = np.count_nonzero(truth & guess)
+        counts[1, index] = np.count_nonzero(truth | guess)
+    return counts
+
+
+def _band(mask: np.ndarray, distance: int) -> np.ndarray:
+    """The pixels of a mask that `distance` erosions with a 3x3 square remove."""
+    if not mask.any():
+        return mask
+    framed = cv2.copyMakeBorder(mask.astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
+    # The chessboard distance to the outside is one more than the erosions that a pixel survives.
+    depth = cv2.distanceTransform(framed, cv2.DIST_C, 3)[1:-1, 1:-1]
+    return mask & (depth <= distance)
