@@ -21,8 +21,8 @@ class Parser(argparse.ArgumentParser):
             "--device", default="auto", metavar="D", help="auto, cpu, cuda, cuda:1, mps"
         )
 
-    def add_imgsz(self, default: list[int] | None, why: str) -> None:
-        self.add_argument(
+    def add_imgsz(self, default: list[int] | None, why: str, group=None) -> None:
+        (group or self).add_argument(
             "--imgsz",
             nargs=2,
             type=pixels,

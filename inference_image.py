@@ -1,105 +1,231 @@
 """Segment pictures with a trained model.
 
-    python inference_image.py --input input/my_leaves/valid_images --model outputs/model.pth
+    python inference_image.py --input input/my_leaves/valid_images --model outputs/best_model_iou.pth
     python inference_image.py --imgsz 512 512 --input a.jpg "more/*.png" --model outputs/model.pth
+    python inference_image.py --input drone.tif --model outputs/model.pth --tile 512 --save mask prob
 
-For each picture NAME: NAME_overlay.jpg, the photograph with its classes tinted, and NAME_mask.png,
-the class index of each pixel, both of the picture's own size; results.csv for all, and legend.png.
+For each picture NAME, by --save:
+    overlay   NAME_overlay.jpg, the photograph with its classes tinted
+    mask      NAME_mask.png, the class index of each pixel, a palette PNG for CVAT and GIS programs
+    colour    NAME_colour.png, the classes' colours of the label map
+    prob      NAME_prob.npz, the probability of each class, float16 (K, H, W)
+    cvat      all masks as one cvat.zip, to be corrected in CVAT and trained on again
+
+All have the picture's own size. results.csv holds the numbers, summary.html shows all at a glance.
 """
 
 import csv
 import io
 import sys
+import zipfile
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+import cv2
 import numpy as np
-from images import list_images, read_image, write_image, write_mask
 from tqdm import tqdm
 
 import cli
+import distributed
 from config import ClassTable
 from errors import UserError
-from files import lock_folder, write_text
+from files import lock_folder, replacing, write_text
+from images import encode_jpeg, list_images, printable, read_image, write_image, write_mask
 from predictor import Predictor
-from utils import draw_legend, overlay
+from report import GalleryRow, write_gallery
+from utils import colour_mask, draw_legend, fit_within, overlay
+
+KINDS = ("overlay", "mask", "colour", "prob", "cvat")
+ENDINGS = {"overlay": ".jpg", "mask": ".png", "colour": ".png", "prob": ".npz"}
 
 
 def parse_args():
     parser = cli.Parser(__doc__)
     parser.add_device()
-    parser.add_argument("--input", nargs="+", required=True, help="pictures, folders or patterns")
-    parser.add_argument("--model", type=Path, required=True, help="checkpoint of train.py")
-    parser.add_imgsz(None, "network's input; the training's if not given")
-    parser.add_argument(
-        "--out-dir",
-        type=Path,
-        default=Path("outputs/inference_results_image"),
-        help="folder for results",
-    )
-    parser.add_argument("--batch", type=cli.positive_int, default=1, help="pictures a pass")
-    parser.add_argument(
-        "--workers", type=cli.positive_int, default=2, help="threads that read and write pictures"
-    )
+    parser.add_argument("--input", nargs="+", required=True, metavar="INPUT",
+                        help="pictures, folders, patterns, or .txt lists with a path a line")
+    parser.add_argument("--recursive", action="store_true", help="look into folders of folders")
+    parser.add_argument("--model", type=Path, required=True, help="checkpoint, or an .onnx file")
+    parser.add_argument("--out-dir", type=Path, default=Path("outputs/inference_results_image"),
+                        help="folder for results")
+    parser.add_argument("--save", nargs="+", choices=KINDS, default=["overlay", "mask"],
+                        metavar="KIND", help=f"what to write: {', '.join(KINDS)}")
+    parser.add_argument("--mm-per-pixel", type=cli.positive_float, metavar="MM",
+                        help="scale of the photographs, adds areas in square millimetres")
+    network = parser.add_argument_group("network")
+    parser.add_imgsz(None, "network's input; the training's if not given", network)
+    network.add_argument("--keep-aspect", action="store_true", help="pad rather than stretch")
+    network.add_argument("--tile", type=cli.number(int, 32, 8192), metavar="SIZE",
+                         help="cut larger pictures into tiles of SIZE pixels, at full resolution")
+    network.add_argument("--overlap", type=cli.number(float, 0, 0.9), default=0.5,
+                         help="share of a tile that it shares with the next")
+    network.add_argument("--tta", action="store_true", help="average over mirror images: slower, "
+                         "a little better")
+    network.add_argument("--batch", type=cli.positive_int, default=1, help="pictures a pass")
+    network.add_argument("--workers", type=cli.positive_int, default=2,
+                         help="threads that read and write pictures")
     return parser.parse_args()  # fmt: skip
 
 
-def find_inputs(inputs: list[str]) -> dict[str, Path]:
+# --- What to read, and under which names to write -------------------------------------------------
+
+
+def find_inputs(inputs: list[str], recursive: bool) -> dict[str, Path]:
     """The pictures that the user means, by the name that their results will bear.
+
+    A name is the picture's path below the folder that was given, without its ending.
 
     Raises:
         UserError: an input is not there or holds no picture.
     """
-    found: list[Path] = []
+    found: dict[Path, Path] = {}  # picture: its path below the input
     for text in inputs:
-        path = Path(text)
-        if path.is_dir():
-            pictures = list_images(path)
-        elif path.exists() or not any(sign in text for sign in "*?["):
-            pictures = [path] if path.exists() else []
-        else:
-            pictures = sorted(
-                p for p in Path(path.anchor or ".").glob(text.removeprefix(path.anchor))
-            )
+        pictures = list(_pictures(Path(text), text, recursive))
         if not pictures:
-            raise UserError(f"--input {text}: there is no picture; give a file, folder or pattern.")
-        found += pictures
+            raise UserError(
+                f"--input {printable(text)} holds no picture; give a file, a folder or a pattern."
+            )
+        for path, below in pictures:
+            found.setdefault(path, below)
     named: dict[str, Path] = {}
-    for path in dict.fromkeys(found):
+    for path, below in found.items():
         # Two inputs never write one output: a second `leaf` becomes `leaf_jpg`, then `leaf_jpg_2`.
-        names = [path.stem, path.name.replace(".", "_")]
-        names += [f"{names[1]}_{number}" for number in range(2, len(found) + 2)]
-        named[next(name for name in names if name not in named)] = path
+        stem = below.with_suffix("")
+        other = below.with_name(below.name.replace(".", "_"))
+        names = [stem, other, *(f"{other}_{number}" for number in range(2, len(found) + 2))]
+        named[next(str(name) for name in names if str(name) not in named)] = path
     return named
 
 
-def measure(mask: np.ndarray, classes: ClassTable) -> list[float]:
-    """Per class: pixels, share of the picture, share of all but the first class."""
+def _pictures(path: Path, text: str, recursive: bool) -> Iterator[tuple[Path, Path]]:
+    """Each picture of one input, with its path below it."""
+    if path.is_dir():
+        for picture in list_images(path, recursive):
+            yield picture, picture.relative_to(path)
+    elif path.is_file() and path.suffix.lower() == ".txt":
+        for line in path.read_text(encoding="utf-8-sig").splitlines():
+            if line.strip():
+                yield Path(line.strip()), Path(Path(line.strip()).name)
+    elif path.exists() or path.is_symlink():
+        yield path, Path(path.name)
+    elif any(sign in text for sign in "*?["):
+        root = Path(path.anchor or ".")
+        for picture in sorted(root.glob(str(path.relative_to(path.anchor)))):
+            if picture.is_file():
+                yield picture, Path(picture.name)
+    else:
+        raise UserError(f"--input {printable(text)} is not there; check the path.")
+
+
+# --- What to measure and write --------------------------------------------------------------------
+
+
+@dataclass
+class Result:
+    """One picture's numbers and its small view for the gallery."""
+
+    name: str
+    file: str
+    row: list
+    severity: float
+    shares: list[float]
+    thumbnail: bytes
+
+
+def columns(classes: ClassTable, mm_per_pixel: float | None) -> list[str]:
+    """The head of results.csv."""
+    figures = ["pixels", "share", "share_of_foreground", "regions", "largest_region"]
+    figures += ["mm2"] if mm_per_pixel else []
+    names = [f"{figure}_{name}" for name in classes.names for figure in figures]
+    return ["file", "width", "height", "severity", *names]
+
+
+def measure(mask: np.ndarray, classes: ClassTable, mm_per_pixel: float | None) -> tuple:
+    """Count a mask (H, W).
+
+    Returns:
+        the severity: the last class's share of all but the first class (with three classes,
+        symptom over leaf and symptom), of the whole picture where there are but two classes;
+        each class's share of the picture; the figures of `columns`, class after class.
+    """
     pixels = np.bincount(mask.ravel(), minlength=len(classes))[: len(classes)]
-    foreground = pixels[1:].sum()
-    row = []
-    for index, count in enumerate(pixels):
+    foreground = int(pixels[1:].sum())
+    row: list = []
+    for index, count in enumerate(pixels.tolist()):
+        regions, largest = 0, 0
+        if count:
+            areas = cv2.connectedComponentsWithStats((mask == index).view(np.uint8))[2][1:, -1]
+            regions, largest = len(areas), int(areas.max())
         of_foreground = count / foreground if index and foreground else 0.0
-        row += [int(count), round(count / mask.size, 6), round(of_foreground, 6)]
-    return row
+        row += [count, round(count / mask.size, 6), round(of_foreground, 6), regions, largest]
+        row += [round(count * mm_per_pixel**2, 3)] if mm_per_pixel else []
+    whole = foreground if len(classes) > 2 else mask.size
+    severity = round(int(pixels[-1]) / whole, 6) if whole else 0.0
+    return severity, (pixels / mask.size).tolist(), row
 
 
-def write_results(out_dir: Path, name: str, image: np.ndarray, mask: np.ndarray,
-                  classes: ClassTable) -> list:  # fmt: skip
-    """Write one picture's overlay and mask; returns its line of results.csv."""
-    write_image(out_dir / f"{name}_overlay.jpg", overlay(image, mask, classes))
-    write_mask(out_dir / f"{name}_mask.png", mask, classes.colors)
-    return [image.shape[1], image.shape[0], *measure(mask, classes)]
+def write_results(args, name: str, path: Path, image: np.ndarray, mask: np.ndarray,
+                  probabilities: np.ndarray | None, classes: ClassTable) -> Result:  # fmt: skip
+    """Write what --save asks for of one picture, and count it."""
+    targets = {kind: output(args.out_dir, name, kind) for kind in ENDINGS}
+    tinted = overlay(image, mask, classes)
+    if "overlay" in args.save:
+        write_image(targets["overlay"], tinted)
+    if "mask" in args.save or "cvat" in args.save:
+        write_mask(targets["mask"], mask, classes.colors)
+    if "colour" in args.save:
+        write_image(targets["colour"], colour_mask(mask, classes.colors))
+    if probabilities is not None:
+        with replacing(targets["prob"]) as temporary:
+            np.savez_compressed(temporary, probabilities=probabilities, classes=classes.names)
+    severity, shares, figures = measure(mask, classes, args.mm_per_pixel)
+    row = [str(path), image.shape[1], image.shape[0], severity, *figures]
+    small = encode_jpeg(fit_within(tinted, 240, 320), quality=70)
+    return Result(name, str(path), row, severity, shares, small)
 
 
-def batches(named: dict[str, Path], size: int, pool: ThreadPoolExecutor) -> Iterator[list]:
+def output(out_dir: Path, name: str, kind: str) -> Path:
+    """Where a result goes; names too long for the file system with their ending are cut."""
+    path = Path(name)
+    ending = f"_{kind}{ENDINGS[kind]}"
+    stem = path.name.encode()[: 250 - len(ending)].decode(errors="ignore")
+    return out_dir / path.parent / f"{stem}{ending}"
+
+
+def write_csv(path: Path, results: list[Result], head: list[str]) -> None:
+    """One line a picture."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(head)
+    writer.writerows(result.row for result in results)
+    write_text(path, text.getvalue())
+
+
+def write_cvat(path: Path, out_dir: Path, results: list[Result], classes: ClassTable) -> None:
+    """All masks in the layout of CVAT's "Segmentation mask 1.1"."""
+    lines = ["# label:color_rgb:parts:actions"]
+    for label, color in zip(classes.names, classes.colors, strict=True):
+        lines.append(f"{label}:{','.join(map(str, color))}::")
+    with replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        archive.writestr("labelmap.txt", "\n".join(lines) + "\n")
+        names = "".join(f"{result.name}\n" for result in results)
+        archive.writestr("ImageSets/Segmentation/default.txt", names)
+        for result in results:
+            mask = output(out_dir, result.name, "mask")
+            archive.write(mask, f"SegmentationClass/{result.name}.png")
+
+
+# --- The run --------------------------------------------------------------------------------------
+
+
+def read_ahead(named: list[tuple[str, Path]], size: int, pool: ThreadPoolExecutor) -> Iterator[list]:
     """Groups of (name, path, picture to come); a few pictures are read ahead, never all."""
-    waiting: list = []
-    items = iter(named.items())
+    items, waiting = iter(named), []
     while True:
-        for name, path in islice(items, 2 * size + 2 - len(waiting)):
+        for name, path in islice(items, size + 1 - len(waiting)):
             waiting.append((name, path, pool.submit(read_image, path)))
         if not waiting:
             return
@@ -107,55 +233,84 @@ def batches(named: dict[str, Path], size: int, pool: ThreadPoolExecutor) -> Iter
         waiting = waiting[size:]
 
 
-def main() -> int:
-    args = parse_args()
-    named = find_inputs(args.input)
-    imgsz = (args.imgsz[1], args.imgsz[0]) if args.imgsz else None
-    predictor = Predictor.load(args.model, imgsz, args.device)
-    classes = predictor.classes
+def segment(args, predictor: Predictor, named: list[tuple[str, Path]]) -> tuple[list, list[str]]:
+    """Read, segment, write and count pictures; what cannot be read is listed, not lost.
+
+    Returns:
+        the results in the order of the inputs, and a sentence for each picture left out.
+    """
+    jobs: list[Future] = []
     bad: list[str] = []
-    rows: list[tuple[str, Future]] = []
+    hidden = not distributed.is_main()
     with (
-        lock_folder(args.out_dir),
         ThreadPoolExecutor(args.workers) as pool,
-        tqdm(total=len(named), desc="Segmenting", unit="picture", dynamic_ncols=True) as bar,
+        tqdm(total=len(named), desc="Segmenting", unit="picture", disable=hidden) as bar,
     ):
-        for group in batches(named, args.batch, pool):
+        for group in read_ahead(named, args.batch, pool):
             read = []
             for name, path, future in group:
                 try:
                     read.append((name, path, future.result()))
                 except UserError as error:
-                    bad.append(str(error))
+                    bad.append(" ".join(str(error).split()))
             masks = predictor.masks([image for _, _, image in read]) if read else []
             for (name, path, image), mask in zip(read, masks, strict=True):
-                job = pool.submit(write_results, args.out_dir, name, image, mask, classes)
-                rows.append((str(path), job))
-            if len(rows) > 4 * args.workers:  # memory stays bounded when writing is the slowest
-                rows[-4 * args.workers][1].result()
+                prob = predictor.probabilities(image) if "prob" in args.save else None
+                jobs.append(
+                    pool.submit(write_results, args, name, path, image, mask, prob, predictor.classes)
+                )
+            if len(jobs) > 2 * args.workers:  # memory stays bounded where writing is the slowest
+                jobs[-2 * args.workers].result()
             bar.update(len(group))
-        write_csv(args.out_dir / "results.csv", rows, classes)
-        write_image(args.out_dir / "legend.png", legend(classes))
-    print(f"{len(rows)} pictures segmented; results are in {args.out_dir}/")
-    if bad:
-        print(f"{len(bad)} pictures were skipped:", *bad, sep="\n  ", file=sys.stderr)
+        return [job.result() for job in jobs], bad
+
+
+def main() -> int:
+    args = parse_args()
+    named = list(find_inputs(args.input, args.recursive).items())
+    predictor = Predictor.load(
+        args.model, tuple(args.imgsz[::-1]) if args.imgsz else None, args.device,
+        keep_aspect=args.keep_aspect, tile=args.tile, overlap=args.overlap, flips=args.tta,
+        batch=args.batch,
+    )  # fmt: skip
+    predictor.to(distributed.init(predictor.device))
+    mine = named[distributed.rank() :: distributed.world_size()]
+    with lock_folder(args.out_dir, distributed.is_main()):
+        parts = distributed.gather(segment(args, predictor, mine))
+        results = [result for part, _ in parts for result in part]
+        bad = [sentence for _, part in parts for sentence in part]
+        if distributed.is_main():
+            summarise(args, predictor.classes, results, bad, [name for name, _ in named])
+    distributed.shutdown()
     return 1 if bad else 0
 
 
-def write_csv(path: Path, rows: list[tuple[str, Future]], classes: ClassTable) -> None:
-    """One line a picture, written whole."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    figures = ("pixels", "share", "share_of_foreground")
-    columns = [f"{figure}_{name}" for name in classes.names for figure in figures]
-    writer.writerow(["file", "width", "height", *columns])
-    writer.writerows([file, *job.result()] for file, job in rows)
-    write_text(path, text.getvalue())
-
-
-def legend(classes: ClassTable) -> np.ndarray:
-    """A picture of the classes' names and colours."""
-    return draw_legend(np.full((60 + 40 * len(classes), 480, 3), 60, np.uint8), classes)
+def summarise(args, classes: ClassTable, results: list[Result], bad: list[str],
+              order: list[str]) -> None:  # fmt: skip
+    """Write what covers all pictures, and say what was done."""
+    rank = {name: index for index, name in enumerate(order)}
+    results = sorted(results, key=lambda result: rank[result.name])
+    write_csv(args.out_dir / "results.csv", results, columns(classes, args.mm_per_pixel))
+    canvas = np.full((40 + 36 * len(classes), 480, 3), 60, np.uint8)
+    write_image(args.out_dir / "legend.png", draw_legend(canvas, classes))
+    if "cvat" in args.save:
+        write_cvat(args.out_dir / "cvat.zip", args.out_dir, results, classes)
+    rows = [
+        GalleryRow(
+            result.name, result.severity, result.shares, result.thumbnail,
+            str(output(Path(), result.name, "overlay")) if "overlay" in args.save else None,
+        )
+        for result in results
+    ]  # fmt: skip
+    write_gallery(args.out_dir / "summary.html", title="Segmented pictures", classes=classes,
+                  rows=rows, out_dir=args.out_dir)  # fmt: skip
+    print(f"{len(results)} pictures segmented; results are in {args.out_dir}/, see summary.html")
+    if bad:
+        write_text(args.out_dir / "skipped.txt", "".join(f"{line}\n" for line in bad))
+        print(f"{len(bad)} pictures were skipped, listed in skipped.txt:", file=sys.stderr)
+        print(*bad[:20], sep="\n", file=sys.stderr)
+    else:
+        (args.out_dir / "skipped.txt").unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ import math
 import signal
 import sys
 import time
-from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -443,7 +442,7 @@ def main() -> int:
     device = distributed.init(choose_device(args.device))
     try:
         # Only the main process writes, so only it holds the folder.
-        with lock_folder(args.out_dir) if distributed.is_main() else nullcontext():
+        with lock_folder(args.out_dir, distributed.is_main()):
             if distributed.is_main():
                 prepare_folder(args.out_dir, args.overwrite, saved is not None)
             run(args, saved, device)

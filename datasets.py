@@ -1,0 +1,302 @@
+"""From a folder of photographs and masks to batches for the network.
+
+Look at a data set before training on it:
+    python datasets.py input/my_leaves
+    python datasets.py input/my_leaves --fix-list bad_files.txt
+
+Order and augmentation depend on (seed, epoch, index) alone, never on the number of workers, so that
+a run can be repeated, and resumed in its middle.
+"""
+
+import os
+import random
+import signal
+
+# albumentations would ask the network for its newest version when it is imported.
+os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+
+from collections.abc import Iterator
+
+import albumentations as A
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from annotations import (
+    MaskReader,
+    Pair,
+    data_fingerprint,
+    find_pairs,
+    map_files,
+    read_class_table,
+)
+from config import IGNORE_INDEX
+from dataset_checks import check_pairs
+from errors import UserError
+from images import Size, read_image, resize_image
+
+__all__ = [
+    "MaskReader",
+    "Pair",
+    "SegmentationDataset",
+    "check_pairs",
+    "data_fingerprint",
+    "find_pairs",
+    "make_loader",
+    "read_class_table",
+]
+
+# The strong augmentation enlarges pictures up to this factor, and shrinks them by as much.
+MAX_SCALE = 2
+
+
+class UnreadableError(UserError):
+    """A file that went bad while training.
+
+    An error leaves a worker process as the text of its traceback, from which torch makes a new one:
+    only the sentence at the end is kept.
+    """
+
+    def __init__(self, message: str):
+        super().__init__(message.rsplit("UnreadableError: ", 1)[-1].strip())
+
+
+def make_augmentation(name: str, size: Size, fill: tuple[int, int, int]) -> A.Compose | None:
+    """The random changes of a training picture, made together on photograph and mask.
+
+    All start from a picture that is already resized (see `SegmentationDataset`): on a photograph of
+    4000 px a rotation would cost thirty times as much for the same result.
+
+    Args:
+        name: "article" (flip, brightness and contrast, rotation), "strong" (random scale and crop
+            to `size` as well, upside down, colour, blur), or "none".
+        size: (height, width) of the result.
+        fill: RGB where the picture does not reach; the mask becomes 255 there, not background.
+    """
+    if name == "none":
+        return None
+    edges = {"border_mode": cv2.BORDER_CONSTANT, "fill": fill, "fill_mask": IGNORE_INDEX}
+    flip, rotate = A.HorizontalFlip(p=0.5), A.Rotate(limit=25, p=0.5, **edges)
+    if name == "article":
+        return A.Compose([flip, A.RandomBrightnessContrast(p=0.2), rotate])
+    # Pictures arrive MAX_SCALE times as large as the input, so they are only ever shrunk.
+    smallest = 1 / MAX_SCALE**2
+    return A.Compose(
+        [
+            A.RandomScale((smallest - 1, 0), area_for_downscale="image", p=1),
+            A.RandomCrop(*size, pad_if_needed=True, pad_position="random", **edges),
+            flip,
+            A.VerticalFlip(p=0.5),
+            rotate,
+            A.ColorJitter((0.7, 1.3), (0.7, 1.3), (0.7, 1.3), (-0.05, 0.05), p=0.8),
+            A.GaussianBlur(sigma_limit=(0.1, 1.5), p=0.2),
+        ]
+    )
+
+
+class SegmentationDataset(Dataset):
+    """Pictures and class indices at the network's size.
+
+    Each photograph is resized first (to `size`; for the strong augmentation to MAX_SCALE times
+    that), then augmented; so what the cache keeps is what is read without one.
+
+    Args:
+        pairs: from `find_pairs`, checked.
+        reader: how masks are read.
+        size: (height, width) of the network's input.
+        mean, std: normalisation of RGB scaled to [0, 1].
+        augment: see `make_augmentation`.
+        seed: of the augmentation.
+        cache: "ram" keeps the resized pictures in memory, once for all workers; else "none".
+    """
+
+    def __init__(self, pairs: list[Pair], reader: MaskReader, size: Size,
+                 mean: tuple[float, float, float], std: tuple[float, float, float], *,
+                 augment: str = "article", seed: int = 0, cache: str = "none"):  # fmt: skip
+        self.pairs, self.reader, self.size = pairs, reader, size
+        self.mean, self.std = (np.array(values, np.float32) * 255 for values in (mean, std))
+        fill = tuple(round(float(value)) for value in self.mean)
+        self.augmentation = make_augmentation(augment, size, fill)
+        factor = MAX_SCALE if augment == "strong" else 1
+        self.base_size = size[0] * factor, size[1] * factor
+        self.seed, self.cache = seed, cache
+        self._images = self._targets = None
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor, int]:
+        """One sample by (epoch, index).
+
+        Returns:
+            image (3, H, W) float32, normalised; target (H, W) int64, 255 = ignore; index.
+
+        Raises:
+            UnreadableError: the file changed since it was checked.
+        """
+        epoch, index = key
+        if self._images is not None:
+            image, target = self._images[index].numpy(), self._targets[index].numpy()
+        else:
+            image, target = self._read(index)
+        if self.augmentation is not None:
+            # One stream for all changes of a sample. (set_random_seed would give each change the
+            # same stream, and a picture would be rotated just when it is flipped.)
+            seed = np.random.SeedSequence([self.seed, epoch, index]).generate_state(2)
+            self.augmentation.set_random_state(
+                np.random.default_rng(seed[0]), random.Random(int(seed[1]))
+            )
+            changed = self.augmentation(image=image, mask=target)
+            image, target = changed["image"], changed["mask"]
+        image = (image.astype(np.float32) - self.mean) / self.std
+        image = np.ascontiguousarray(image.transpose(2, 0, 1))
+        return torch.from_numpy(image), torch.from_numpy(target.astype(np.int64)), index
+
+    def _read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Photograph HWC uint8 RGB and mask (H, W) uint8, resized for the augmentation."""
+        pair = self.pairs[index]
+        try:
+            image = resize_image(read_image(pair.image), self.base_size)
+            return image, self.reader.read(pair, self.base_size)
+        except UserError as error:
+            raise UnreadableError(str(error)) from error
+
+    def cache_gib(self) -> float:
+        """GiB that `cache="ram"` takes, known before anything is read."""
+        height, width = self.base_size
+        return len(self.pairs) * height * width * 4 / 2**30 if self.cache == "ram" else 0.0
+
+    def fill_cache(self) -> None:
+        """Read everything once, before workers start: they share these pages with each other.
+
+        Raises:
+            UserError: the memory is too small.
+        """
+        if self.cache != "ram" or self._images is not None:
+            return
+        free = _free_memory_gib()
+        if free is not None and self.cache_gib() > 0.9 * free:
+            raise UserError(
+                f"--cache ram takes {self.cache_gib():.1f} GiB and {free:.1f} GiB are free; use "
+                "--cache none or a smaller --imgsz."
+            )
+        count, (height, width) = len(self.pairs), self.base_size
+        images = torch.empty((count, height, width, 3), dtype=torch.uint8)
+        targets = torch.empty((count, height, width), dtype=torch.uint8)
+
+        def keep(index: int) -> None:
+            image, target = self._read(index)
+            images[index], targets[index] = torch.from_numpy(image), torch.from_numpy(target)
+
+        map_files(keep, list(range(count)), "Filling the cache")
+        self._images, self._targets = images, targets
+
+    def class_pixels(self) -> np.ndarray:
+        """Pixels of each class over all masks at their own size, (K,) int64."""
+        classes = len(self.reader.classes)
+
+        def count(pair: Pair) -> np.ndarray:
+            return np.bincount(self.reader.read(pair).ravel(), minlength=256)[:classes]
+
+        return sum(map_files(count, self.pairs, "Counting pixels"))
+
+
+def _free_memory_gib() -> float | None:
+    """Memory that can be had without swapping, where the system tells."""
+    try:
+        with open("/proc/meminfo") as file:
+            facts = dict(line.split(":") for line in file)
+        return int(facts["MemAvailable"].split()[0]) / 2**20
+    except (OSError, KeyError, ValueError):
+        return None
+
+
+class EpochBatches(Sampler):
+    """Batches of (epoch, index), shared out among the processes of a run.
+
+    For training the order is shuffled by (seed, epoch) and every process gets equally many, so that
+    none waits for a partner that has finished; for validation each picture comes exactly once.
+
+    Args:
+        count: pictures of the data set.
+        train: shuffle, and repeat a few pictures where `count` does not divide.
+        drop_last: leave out a last batch of a single picture, on which BatchNorm could not train.
+    """
+
+    def __init__(self, count: int, batch_size: int, *, train: bool, seed: int, rank: int,
+                 world_size: int, drop_last: bool):  # fmt: skip
+        self.count, self.batch_size, self.train, self.seed = count, batch_size, train, seed
+        self.rank, self.world_size, self.drop_last = rank, world_size, drop_last
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order and the augmentation of the next pass; validation has but one."""
+        self.epoch = epoch if self.train else 0
+
+    def _batches(self) -> list[list[int]]:
+        order = list(range(self.count))
+        if self.train:
+            seed = np.random.SeedSequence([self.seed, self.epoch]).generate_state(1)[0]
+            order = torch.randperm(self.count, generator=_generator(int(seed))).tolist()
+            missing = -self.count % self.world_size
+            order += (order * self.world_size)[:missing]
+        mine = order[self.rank :: self.world_size]
+        batches = [mine[i : i + self.batch_size] for i in range(0, len(mine), self.batch_size)]
+        if self.drop_last and len(batches) > 1 and len(batches[-1]) == 1:
+            batches.pop()
+        return batches
+
+    def __len__(self) -> int:
+        return len(self._batches())
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for batch in self._batches():
+            yield [(self.epoch, index) for index in batch]
+
+
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def _start_worker(_: int) -> None:
+    """A worker is one of several: it keeps to one thread, and leaves Ctrl-C to the main process."""
+    cv2.setNumThreads(0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def make_loader(
+    dataset: SegmentationDataset,
+    batch_size: int,
+    workers: int,
+    *,
+    train: bool,
+    seed: int,
+    rank: int = 0,
+    world_size: int = 1,
+    drop_last: bool = False,
+) -> DataLoader:
+    """Make the loader of a split; fills the cache where there is to be one.
+
+    Call `loader.batch_sampler.set_epoch(epoch)` before each training epoch. Batches are images
+    (B, 3, H, W), targets (B, H, W) and indices (B,).
+
+    Args:
+        batch_size, workers: per process.
+        rank, world_size: this process among those that share the run.
+        drop_last: see `EpochBatches`.
+    """
+    dataset.fill_cache()
+    batches = EpochBatches(len(dataset), batch_size, train=train, seed=seed, rank=rank,
+                           world_size=world_size, drop_last=drop_last)  # fmt: skip
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        num_workers=workers,
+        pin_memory=torch.cuda.is_available(),
+        persistent_workers=workers > 0,
+        worker_init_fn=_start_worker,
+        generator=_generator(seed),  # so that a loader draws nothing from the run's own numbers
+    )
