@@ -71,7 +71,7 @@ VARIANTS = {
     "faster_vit_4_21k_512": _local(512, 32),
     "faster_vit_4_21k_768": _local(768, 48),
 }
-HEADS = ("article", "pyramid")
+HEADS = ("article", "fpn", "mlp", "fine", "transposed")
 
 # --- Position tables: small networks from coordinates to biases, so that any size has one ---------
 
@@ -542,38 +542,89 @@ def _is_plain_conv(module: nn.Module, kernel: int, padding: int) -> bool:
 # --- The pyramid head -----------------------------------------------------------------------------
 
 
-class PyramidHead(nn.Module):
-    """Score every pixel by adding the backbone's levels from coarse to fine.
+def conv_norm_relu(in_channels: int, out_channels: int, kernel: int = 3) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=False),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(),
+    )
 
-    Coarse levels know what is there, fine levels know where: each is projected to one width and
-    added to its upsampled coarser neighbour (feature pyramid, Lin et al. 2017, section 3). It reads
-    the levels before their downsampling, whose finest is a quarter of the picture.
 
-    Args:
-        in_channels: width of each level, finest first.
-        num_classes: K, scores per pixel.
-        embed_dim: width every level is projected to before the sum.
-
-    Shape:
-        features: list of (B, C_i, H/s_i, W/s_i), finest first.
-        returns: (B, K, H/s_0, W/s_0) raw logits.
-    """
+class FPNHead(nn.Module):
+    """Feature pyramid: laterals added from coarse to fine, one 3x3 convolution at a quarter."""
 
     def __init__(self, in_channels: list[int], num_classes: int, embed_dim: int = 128):
         super().__init__()
-        self.lateral = nn.ModuleList(nn.Conv2d(C, embed_dim, 1) for C in in_channels)
-        self.smooth = nn.Sequential(
-            nn.Conv2d(embed_dim, embed_dim, 3, padding=1, bias=False),
-            nn.BatchNorm2d(embed_dim),
-            nn.ReLU(),
-        )
+        self.lateral = nn.ModuleList(nn.Conv2d(C, embed_dim, 1) for C in in_channels[1:])
+        self.smooth = conv_norm_relu(embed_dim, embed_dim)
         self.classifier = nn.Conv2d(embed_dim, num_classes, 1)
 
     def forward(self, features: list[Tensor]) -> Tensor:
+        features = features[1:]
         x = self.lateral[-1](features[-1])
         for lateral, feature in zip(self.lateral[-2::-1], features[-2::-1], strict=True):
             x = lateral(feature) + resize(x, feature.shape[-2:])
         return self.classifier(self.smooth(x))
+
+
+class MLPHead(nn.Module):
+    """All-MLP as in SegFormer: every level to one width, upsampled to a quarter, mixed by 1x1."""
+
+    def __init__(self, in_channels: list[int], num_classes: int, embed_dim: int = 256):
+        super().__init__()
+        self.project = nn.ModuleList(nn.Conv2d(C, embed_dim, 1) for C in in_channels[1:])
+        self.mix = conv_norm_relu(4 * embed_dim, embed_dim, 1)
+        self.classifier = nn.Conv2d(embed_dim, num_classes, 1)
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        size = features[1].shape[-2:]
+        maps = [resize(p(f), size) for p, f in zip(self.project, features[1:], strict=True)]
+        return self.classifier(self.mix(torch.cat(maps, 1)))
+
+
+class FineHead(nn.Module):
+    """Feature pyramid with a convolution a level, down to half the picture (the stem's first map)."""
+
+    def __init__(self, in_channels: list[int], num_classes: int, embed_dim: int = 128):
+        super().__init__()
+        widths = [embed_dim // 4, embed_dim // 2, embed_dim, embed_dim, embed_dim]
+        self.lateral = nn.ModuleList(nn.Conv2d(C, w, 1) for C, w in zip(in_channels, widths))
+        self.smooth = nn.ModuleList(
+            conv_norm_relu(a, b) for a, b in zip(widths, [widths[0], *widths[:-1]])
+        )
+        self.classifier = nn.Conv2d(widths[0], num_classes, 1)
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        x = self.smooth[-1](self.lateral[-1](features[-1]))
+        for index in range(len(features) - 2, -1, -1):
+            feature = features[index]
+            x = self.smooth[index](self.lateral[index](feature) + resize(x, feature.shape[-2:]))
+        return self.classifier(x)
+
+
+class TransposedHead(nn.Module):
+    """Feature pyramid whose upsampling is learnt: transposed convolutions, as the article proposes."""
+
+    def __init__(self, in_channels: list[int], num_classes: int, embed_dim: int = 128):
+        super().__init__()
+        self.lateral = nn.ModuleList(nn.Conv2d(C, embed_dim, 1) for C in in_channels[1:])
+        self.up = nn.ModuleList(nn.ConvTranspose2d(embed_dim, embed_dim, 2, 2) for _ in range(3))
+        self.smooth = conv_norm_relu(embed_dim, embed_dim)
+        self.last = nn.Sequential(
+            nn.ConvTranspose2d(embed_dim, 64, 2, 2, bias=False), nn.BatchNorm2d(64), nn.ReLU()
+        )
+        self.classifier = nn.Conv2d(64, num_classes, 1)
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        features = features[1:]
+        x = self.lateral[-1](features[-1])
+        for index in (2, 1, 0):
+            h, w = features[index].shape[-2:]
+            x = self.lateral[index](features[index]) + self.up[index](x)[:, :, :h, :w]
+        return self.classifier(self.last(self.smooth(x)))
+
+
+CANDIDATES = {"fpn": FPNHead, "mlp": MLPHead, "fine": FineHead, "transposed": TransposedHead}
 
 
 # --- The whole model ------------------------------------------------------------------------------
@@ -644,8 +695,9 @@ class FasterViT(nn.Module):
         self.apply(_init_weights)
 
         self.segmentation_head = segmentation_head
-        if segmentation_head == "pyramid":
-            self.pyramid_head = PyramidHead([dim * 2**i for i in range(len(depths))], num_classes)
+        if segmentation_head != "article":
+            channels = [in_dim, *(dim * 2**i for i in range(len(depths)))]
+            self.pyramid_head = CANDIDATES[segmentation_head](channels, num_classes)
         else:
             last = dim * 2 ** (len(depths) - 1)
             # ImageNet's classifier: without a part in segmentation, but its parameters count in
@@ -673,8 +725,12 @@ class FasterViT(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         size = tuple(x.shape[-2:])
-        if self.segmentation_head == "pyramid":
-            features = [before for before, _ in self.forward_levels(x)]
+        if self.segmentation_head != "article":
+            stem = self.patch_embed.conv_down[:3](x)
+            x, features = self.patch_embed.conv_down[3:](stem), [stem]
+            for level in self.levels:
+                before, x = level(x)
+                features.append(before)
             return resize(self.pyramid_head(features), size)
         features = [after for _, after in self.forward_levels(x)]
         features[0] = self.conv2d_block1(at_least_3x3(features[0]))
