@@ -26,6 +26,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from report import GalleryRow, write_gallery
 from tqdm import tqdm
 
 import cli
@@ -35,7 +36,6 @@ from errors import UserError
 from files import lock_folder, replacing, write_text
 from images import encode_jpeg, list_images, printable, read_image, write_image, write_mask
 from predictor import Predictor
-from report import GalleryRow, write_gallery
 from utils import colour_mask, draw_legend, fit_within, overlay
 
 KINDS = ("overlay", "mask", "colour", "prob", "cvat")
@@ -45,28 +45,57 @@ ENDINGS = {"overlay": ".jpg", "mask": ".png", "colour": ".png", "prob": ".npz"}
 def parse_args():
     parser = cli.Parser(__doc__)
     parser.add_device()
-    parser.add_argument("--input", nargs="+", required=True, metavar="INPUT",
-                        help="pictures, folders, patterns, or .txt lists with a path a line")
+    parser.add_argument(
+        "--input",
+        nargs="+",
+        required=True,
+        metavar="INPUT",
+        help="pictures, folders, patterns, or .txt lists with a path a line",
+    )
     parser.add_argument("--recursive", action="store_true", help="look into folders of folders")
     parser.add_argument("--model", type=Path, required=True, help="checkpoint, or an .onnx file")
-    parser.add_argument("--out-dir", type=Path, default=Path("outputs/inference_results_image"),
-                        help="folder for results")
-    parser.add_argument("--save", nargs="+", choices=KINDS, default=["overlay", "mask"],
-                        metavar="KIND", help=f"what to write: {', '.join(KINDS)}")
-    parser.add_argument("--mm-per-pixel", type=cli.positive_float, metavar="MM",
-                        help="scale of the photographs, adds areas in square millimetres")
+    parser.add_argument(
+        "--out-dir",
+        type=Path,
+        default=Path("outputs/inference_results_image"),
+        help="folder for results",
+    )
+    parser.add_argument(
+        "--save",
+        nargs="+",
+        choices=KINDS,
+        default=["overlay", "mask"],
+        metavar="KIND",
+        help=f"what to write: {', '.join(KINDS)}",
+    )
+    parser.add_argument(
+        "--mm-per-pixel",
+        type=cli.positive_float,
+        metavar="MM",
+        help="scale of the photographs, adds areas in square millimetres",
+    )
     network = parser.add_argument_group("network")
     parser.add_imgsz(None, "network's input; the training's if not given", network)
     network.add_argument("--keep-aspect", action="store_true", help="pad rather than stretch")
-    network.add_argument("--tile", type=cli.number(int, 32, 8192), metavar="SIZE",
-                         help="cut larger pictures into tiles of SIZE pixels, at full resolution")
-    network.add_argument("--overlap", type=cli.number(float, 0, 0.9), default=0.5,
-                         help="share of a tile that it shares with the next")
-    network.add_argument("--tta", action="store_true", help="average over mirror images: slower, "
-                         "a little better")
+    network.add_argument(
+        "--tile",
+        type=cli.number(int, 32, 8192),
+        metavar="SIZE",
+        help="cut larger pictures into tiles of SIZE pixels, at full resolution",
+    )
+    network.add_argument(
+        "--overlap",
+        type=cli.number(float, 0, 0.9),
+        default=0.5,
+        help="share of a tile that it shares with the next",
+    )
+    network.add_argument(
+        "--tta", action="store_true", help="average over mirror images: slower, a little better"
+    )
     network.add_argument("--batch", type=cli.positive_int, default=1, help="pictures a pass")
-    network.add_argument("--workers", type=cli.positive_int, default=2,
-                         help="threads that read and write pictures")
+    network.add_argument(
+        "--workers", type=cli.positive_int, default=2, help="threads that read and write pictures"
+    )
     return parser.parse_args()  # fmt: skip
 
 
@@ -221,7 +250,9 @@ def write_cvat(path: Path, out_dir: Path, results: list[Result], classes: ClassT
 # --- The run --------------------------------------------------------------------------------------
 
 
-def read_ahead(named: list[tuple[str, Path]], size: int, pool: ThreadPoolExecutor) -> Iterator[list]:
+def read_ahead(
+    named: list[tuple[str, Path]], size: int, pool: ThreadPoolExecutor
+) -> Iterator[list]:
     """Groups of (name, path, picture to come); a few pictures are read ahead, never all."""
     items, waiting = iter(named), []
     while True:
@@ -257,7 +288,9 @@ def segment(args, predictor: Predictor, named: list[tuple[str, Path]]) -> tuple[
             for (name, path, image), mask in zip(read, masks, strict=True):
                 prob = predictor.probabilities(image) if "prob" in args.save else None
                 jobs.append(
-                    pool.submit(write_results, args, name, path, image, mask, prob, predictor.classes)
+                    pool.submit(
+                        write_results, args, name, path, image, mask, prob, predictor.classes
+                    )
                 )
             if len(jobs) > 2 * args.workers:  # memory stays bounded where writing is the slowest
                 jobs[-2 * args.workers].result()

@@ -408,10 +408,11 @@ def video_frames(seed: int, count: int) -> Iterator[np.ndarray]:
     """A camera gliding over one large picture, slow at both ends, coming nearer: uint8 RGB."""
     height, width = VIDEO_SIZE
     rng = np.random.default_rng([seed, SPLITS.index("video"), 0])
-    large = photograph(rng, draw_scene(rng, (2 * height, 2 * width), 8, ill_share=0.9)[..., RGB])
+    wide = (height * 3 // 2, width * 3 // 2)
+    large = photograph(rng, draw_scene(rng, wide, 9, ill_share=1.0)[..., RGB])
     for ease in (1 - np.cos(np.linspace(0, np.pi, count))) / 2:
         zoom = 1 + 0.25 * ease
-        x, y = ease * width * (2 - 1 / zoom), (0.1 + 0.8 * ease) * height * (2 - 1 / zoom)
+        x, y = ease * (wide[1] - width / zoom), (0.1 + 0.8 * ease) * (wide[0] - height / zoom)
         view = np.float32([[zoom, 0, -x * zoom], [0, zoom, -y * zoom]])
         yield cv2.warpAffine(large, view, (width, height), flags=cv2.INTER_CUBIC)
 

@@ -71,7 +71,7 @@ VARIANTS = {
     "faster_vit_4_21k_512": _local(512, 32),
     "faster_vit_4_21k_768": _local(768, 48),
 }
-HEADS = ("article", "fpn", "mlp", "fine", "transposed")
+HEADS = ("article", "pyramid")
 
 # --- Position tables: small networks from coordinates to biases, so that any size has one ---------
 
@@ -177,7 +177,10 @@ class RelativePosition(PositionTable):
 
 
 class PatchEmbed(nn.Module):
-    """Two strided convolutions: (B, 3, H, W) to (B, dim, ceil(H/4), ceil(W/4))."""
+    """Two strided convolutions: (B, 3, H, W) to (B, in_dim, H/2, W/2) and (B, dim, H/4, W/4).
+
+    Sizes round up. Both maps are returned: the first is the finest that a head can read.
+    """
 
     def __init__(self, in_chans: int, in_dim: int, dim: int):
         super().__init__()
@@ -190,8 +193,9 @@ class PatchEmbed(nn.Module):
             nn.ReLU(),
         )
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.conv_down(images)
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        half = self.conv_down[:3](images)
+        return half, self.conv_down[3:](half)
 
 
 class ConvBlock(nn.Module):
@@ -542,89 +546,45 @@ def _is_plain_conv(module: nn.Module, kernel: int, padding: int) -> bool:
 # --- The pyramid head -----------------------------------------------------------------------------
 
 
-def conv_norm_relu(in_channels: int, out_channels: int, kernel: int = 3) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=False),
-        nn.BatchNorm2d(out_channels),
-        nn.ReLU(),
-    )
+class PyramidHead(nn.Module):
+    """Score every pixel by refining the picture's features from coarse to fine.
 
+    Coarse levels know what is there, fine levels know where: each is projected, added to its
+    upsampled coarser neighbour (feature pyramid, Lin et al. 2017, section 3) and refined by a 3x3
+    convolution. It reads the levels before their downsampling and goes on to the stem's first map,
+    half the picture, where thin borders and small spots still exist; the fine levels are narrow,
+    so that this costs little.
 
-class FPNHead(nn.Module):
-    """Feature pyramid: laterals added from coarse to fine, one 3x3 convolution at a quarter."""
+    Args:
+        in_channels: width of each map, finest first.
+        num_classes: K, scores per pixel.
+        embed_dim: width of the three coarsest maps; the next finer ones have 1/2 and 1/4 of it.
 
-    def __init__(self, in_channels: list[int], num_classes: int, embed_dim: int = 128):
-        super().__init__()
-        self.lateral = nn.ModuleList(nn.Conv2d(C, embed_dim, 1) for C in in_channels[1:])
-        self.smooth = conv_norm_relu(embed_dim, embed_dim)
-        self.classifier = nn.Conv2d(embed_dim, num_classes, 1)
-
-    def forward(self, features: list[Tensor]) -> Tensor:
-        features = features[1:]
-        x = self.lateral[-1](features[-1])
-        for lateral, feature in zip(self.lateral[-2::-1], features[-2::-1], strict=True):
-            x = lateral(feature) + resize(x, feature.shape[-2:])
-        return self.classifier(self.smooth(x))
-
-
-class MLPHead(nn.Module):
-    """All-MLP as in SegFormer: every level to one width, upsampled to a quarter, mixed by 1x1."""
-
-    def __init__(self, in_channels: list[int], num_classes: int, embed_dim: int = 256):
-        super().__init__()
-        self.project = nn.ModuleList(nn.Conv2d(C, embed_dim, 1) for C in in_channels[1:])
-        self.mix = conv_norm_relu(4 * embed_dim, embed_dim, 1)
-        self.classifier = nn.Conv2d(embed_dim, num_classes, 1)
-
-    def forward(self, features: list[Tensor]) -> Tensor:
-        size = features[1].shape[-2:]
-        maps = [resize(p(f), size) for p, f in zip(self.project, features[1:], strict=True)]
-        return self.classifier(self.mix(torch.cat(maps, 1)))
-
-
-class FineHead(nn.Module):
-    """Feature pyramid with a convolution a level, down to half the picture (the stem's first map)."""
+    Shape:
+        features: list of (B, C_i, H/s_i, W/s_i) with strides 2, 4, 8, 16, 32.
+        returns: (B, K, H/2, W/2) raw logits.
+    """
 
     def __init__(self, in_channels: list[int], num_classes: int, embed_dim: int = 128):
         super().__init__()
         widths = [embed_dim // 4, embed_dim // 2, embed_dim, embed_dim, embed_dim]
-        self.lateral = nn.ModuleList(nn.Conv2d(C, w, 1) for C, w in zip(in_channels, widths))
+        self.lateral = nn.ModuleList(
+            nn.Conv2d(C, width, 1) for C, width in zip(in_channels, widths, strict=True)
+        )
         self.smooth = nn.ModuleList(
-            conv_norm_relu(a, b) for a, b in zip(widths, [widths[0], *widths[:-1]])
+            nn.Sequential(
+                nn.Conv2d(width, finer, 3, padding=1, bias=False), nn.BatchNorm2d(finer), nn.ReLU()
+            )
+            for width, finer in zip(widths, [widths[0], *widths[:-1]], strict=True)
         )
         self.classifier = nn.Conv2d(widths[0], num_classes, 1)
 
     def forward(self, features: list[Tensor]) -> Tensor:
         x = self.smooth[-1](self.lateral[-1](features[-1]))
         for index in range(len(features) - 2, -1, -1):
-            feature = features[index]
-            x = self.smooth[index](self.lateral[index](feature) + resize(x, feature.shape[-2:]))
+            x = self.lateral[index](features[index]) + resize(x, features[index].shape[-2:])
+            x = self.smooth[index](x)
         return self.classifier(x)
-
-
-class TransposedHead(nn.Module):
-    """Feature pyramid whose upsampling is learnt: transposed convolutions, as the article proposes."""
-
-    def __init__(self, in_channels: list[int], num_classes: int, embed_dim: int = 128):
-        super().__init__()
-        self.lateral = nn.ModuleList(nn.Conv2d(C, embed_dim, 1) for C in in_channels[1:])
-        self.up = nn.ModuleList(nn.ConvTranspose2d(embed_dim, embed_dim, 2, 2) for _ in range(3))
-        self.smooth = conv_norm_relu(embed_dim, embed_dim)
-        self.last = nn.Sequential(
-            nn.ConvTranspose2d(embed_dim, 64, 2, 2, bias=False), nn.BatchNorm2d(64), nn.ReLU()
-        )
-        self.classifier = nn.Conv2d(64, num_classes, 1)
-
-    def forward(self, features: list[Tensor]) -> Tensor:
-        features = features[1:]
-        x = self.lateral[-1](features[-1])
-        for index in (2, 1, 0):
-            h, w = features[index].shape[-2:]
-            x = self.lateral[index](features[index]) + self.up[index](x)[:, :, :h, :w]
-        return self.classifier(self.last(self.smooth(x)))
-
-
-CANDIDATES = {"fpn": FPNHead, "mlp": MLPHead, "fine": FineHead, "transposed": TransposedHead}
 
 
 # --- The whole model ------------------------------------------------------------------------------
@@ -695,9 +655,9 @@ class FasterViT(nn.Module):
         self.apply(_init_weights)
 
         self.segmentation_head = segmentation_head
-        if segmentation_head != "article":
+        if segmentation_head == "pyramid":
             channels = [in_dim, *(dim * 2**i for i in range(len(depths)))]
-            self.pyramid_head = CANDIDATES[segmentation_head](channels, num_classes)
+            self.pyramid_head = PyramidHead(channels, num_classes)
         else:
             last = dim * 2 ** (len(depths) - 1)
             # ImageNet's classifier: without a part in segmentation, but its parameters count in
@@ -709,30 +669,27 @@ class FasterViT(nn.Module):
             self.conv2d_block2 = nn.Conv2d(4 * dim, 512, 3)
             self.upsample_and_classify = article_head(num_classes, 1024 + 2 * last)
 
-    def forward_levels(self, images: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Each level's map before and after its downsampling, finest first."""
-        x, maps = self.patch_embed(images), []
+    def forward_levels(self, images: Tensor) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+        """The stem's map at half the size, and each level's before and after its downsampling."""
+        half, x = self.patch_embed(images)
+        maps = []
         for level in self.levels:
             before, x = level(x)
             maps.append((before, x))
-        return maps
+        return half, maps
 
     def forward_features(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The normalised last map, and the four maps of the article (strides 8, 16, 32, 32)."""
-        conv_features = [after for _, after in self.forward_levels(x)]
+        conv_features = [after for _, after in self.forward_levels(x)[1]]
         last = conv_features[-1]
         return (self.norm(last) if hasattr(self, "norm") else last), conv_features
 
     def forward(self, x: Tensor) -> Tensor:
         size = tuple(x.shape[-2:])
-        if self.segmentation_head != "article":
-            stem = self.patch_embed.conv_down[:3](x)
-            x, features = self.patch_embed.conv_down[3:](stem), [stem]
-            for level in self.levels:
-                before, x = level(x)
-                features.append(before)
-            return resize(self.pyramid_head(features), size)
-        features = [after for _, after in self.forward_levels(x)]
+        half, maps = self.forward_levels(x)
+        if self.segmentation_head == "pyramid":
+            return resize(self.pyramid_head([half, *(before for before, _ in maps)]), size)
+        features = [after for _, after in maps]
         features[0] = self.conv2d_block1(at_least_3x3(features[0]))
         features[1] = self.conv2d_block2(at_least_3x3(features[1]))
         return run_article_head(self.upsample_and_classify, features, size)

@@ -25,15 +25,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from datasets import (
-    MaskReader,
-    SegmentationDataset,
-    check_pairs,
-    data_fingerprint,
-    find_pairs,
-    make_loader,
-)
-from images import read_image, write_image
 from timm.utils import ModelEmaV3
 from torch import nn
 
@@ -42,8 +33,17 @@ import distributed
 import engine
 from checkpoint import load_weights, read_checkpoint, save_checkpoint
 from config import DEFAULT_DATA, DEFAULT_OUT_DIR, ClassTable, ModelConfig
+from datasets import (
+    MaskReader,
+    SegmentationDataset,
+    check_pairs,
+    data_fingerprint,
+    find_pairs,
+    make_loader,
+)
 from errors import UserError
 from files import lock_folder, write_text
+from images import read_image, write_image
 from losses import LOSSES, make_criterion
 from predictor import Predictor
 from segmentation_model import HEADS, VARIANTS, build_model

@@ -1,0 +1,371 @@
+"""A run from flags to files: repeatable, resumable, never overwritten unasked."""
+
+import argparse
+import csv
+import json
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from run_tiny import add_tiny
+from tiny_data import write_data, write_pairs
+from torch import nn
+
+import evaluate
+import train
+from checkpoint import load_model, read_checkpoint
+from config import DEFAULT_OUT_DIR
+from errors import UserError
+from segmentation_model import build_model
+
+ROOT = Path(__file__).resolve().parent.parent
+BASE = ["--model", "tiny", "--head", "pyramid", "--weights", "none", "--imgsz", "64", "32",
+        "--batch", "2", "--workers", "0", "--device", "cpu", "--lr", "0.01"]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def tiny_variant():
+    add_tiny()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_data(tmp_path_factory.mktemp("data"))
+
+
+def go(monkeypatch, data, out_dir, *flags):
+    monkeypatch.setattr(sys, "argv", ["train.py", *BASE, "--data", str(data),
+                                      "--out-dir", str(out_dir), *flags])  # fmt: skip
+    return train.main()
+
+
+def weights_of(out_dir, name="last.pth"):
+    return read_checkpoint(out_dir / name)["live_model_state_dict" if "last" in name else
+                                           "model_state_dict"]  # fmt: skip
+
+
+def assert_same_run(a, b):
+    assert (a / "history.csv").read_bytes() == (b / "history.csv").read_bytes()
+    first, second = weights_of(a), weights_of(b)
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
+
+
+@pytest.fixture(scope="module")
+def reference(data, tmp_path_factory):
+    """A run of three epochs left alone."""
+    out_dir = tmp_path_factory.mktemp("reference")
+    add_tiny()
+    with pytest.MonkeyPatch.context() as patch:
+        assert go(patch, data, out_dir, "--epochs", "3") == 0
+    return out_dir
+
+
+def test_a_run_leaves_what_the_article_promises(reference):
+    for name in ("best_model_iou.pth", "best_model_loss.pth", "model.pth", "last.pth", "loss.png",
+                 "accuracy.png", "miou.png", "history.csv", "log.jsonl", "report.html"):  # fmt: skip
+        assert (reference / name).stat().st_size > 0, name
+    assert len(list((reference / "valid_preds").iterdir())) == 3
+    assert not list(reference.glob(".tmp-*"))
+    with open(reference / "history.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    assert 0 < float(rows[-1]["valid_miou"]) <= 1
+    assert "valid_iou_disease" in rows[0]
+    assert "seconds" not in rows[0]
+    assert "seconds" in json.loads((reference / "log.jsonl").read_text().splitlines()[0])
+
+
+def test_the_best_checkpoints_are_the_best_epochs(reference):
+    with open(reference / "history.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    best = max(rows, key=lambda row: float(row["valid_miou"]))
+    assert read_checkpoint(reference / "best_model_iou.pth")["epoch"] == int(best["epoch"])
+    best = min(rows, key=lambda row: float(row["valid_loss"]))
+    assert read_checkpoint(reference / "best_model_loss.pth")["epoch"] == int(best["epoch"])
+    loaded = load_model(reference / "model.pth")
+    assert loaded.config.input_size == (32, 64)
+    assert loaded.content["epoch"] == 3
+
+
+def test_the_same_seed_gives_the_same_run_whatever_the_workers(
+    monkeypatch, data, reference, tmp_path
+):
+    go(monkeypatch, data, tmp_path / "again", "--epochs", "3", "--workers", "2")
+    assert_same_run(reference, tmp_path / "again")
+    go(monkeypatch, data, tmp_path / "other", "--epochs", "3", "--seed", "7")
+    assert (reference / "history.csv").read_bytes() != (tmp_path / "other/history.csv").read_bytes()
+
+
+def test_a_run_is_never_overwritten_unasked(monkeypatch, data, tmp_path):
+    out_dir = tmp_path / "out"
+    go(monkeypatch, data, out_dir, "--epochs", "1")
+    before = (out_dir / "last.pth").read_bytes()
+    with pytest.raises(UserError, match=r"already holds a run \(epoch 1.*--resume.*--overwrite"):
+        go(monkeypatch, data, out_dir, "--epochs", "1")
+    assert (out_dir / "last.pth").read_bytes() == before
+    (out_dir / "notes.txt").write_text("mine")
+    go(monkeypatch, data, out_dir, "--epochs", "1", "--seed", "3", "--overwrite")
+    assert (out_dir / "last.pth").read_bytes() != before
+    assert (out_dir / "notes.txt").read_text() == "mine"
+
+
+def test_a_run_that_goes_on_equals_one_that_was_left_alone(monkeypatch, data, reference, tmp_path):
+    go(monkeypatch, data, tmp_path, "--epochs", "1")
+    go(monkeypatch, data, tmp_path, "--epochs", "3", "--resume")
+    assert_same_run(reference, tmp_path)
+
+
+def test_a_resumed_run_takes_its_flags_from_the_checkpoint(monkeypatch, data, tmp_path):
+    go(monkeypatch, data, tmp_path, "--epochs", "2", "--ema", "0.5", "--patience", "5")
+    monkeypatch.setattr(sys, "argv", ["train.py", "--out-dir", str(tmp_path), "--resume"])
+    args, saved = train.parse_args(sys.argv[1:])
+    assert (args.ema, args.imgsz, args.epochs, args.head) == (0.5, [64, 32], 2, "pyramid")
+    assert args.out_dir == tmp_path
+    assert len(saved["history"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--imgsz", "32", "32"], r"--imgsz \[64, 32\], not \[32, 32\]"),
+        (["--head", "article"], "--head pyramid, not article"),
+        (["--model", "faster_vit_0"], "--model tiny, not faster_vit_0"),
+        (["--data", "OTHER"], "data files"),
+        (["--optimizer", "sgd"], "--optimizer adam, not sgd"),
+    ],
+)
+def test_resuming_another_run_is_refused_with_the_difference(
+    monkeypatch, data, reference, tmp_path, flags, named
+):
+    if "OTHER" in flags:
+        flags = ["--data", str(write_data(tmp_path / "other", train=5))]
+    with pytest.raises(UserError, match=named):
+        go(monkeypatch, data, tmp_path / "out", "--resume", str(reference / "last.pth"), *flags)
+
+
+def test_resuming_with_other_classes_is_refused(monkeypatch, data, reference, tmp_path):
+    other = write_data(tmp_path / "other")
+    (other / "labelmap.txt").write_text("ground:0,0,0::\nspot:1,1,1::\n")
+    with pytest.raises(UserError, match="classes"):
+        go(monkeypatch, other, tmp_path / "out", "--resume", str(reference / "last.pth"))
+
+
+def test_weights_alone_cannot_be_resumed(monkeypatch, data, reference, tmp_path):
+    with pytest.raises(UserError, match="weights only"):
+        go(monkeypatch, data, tmp_path, "--resume", str(reference / "model.pth"))
+    with pytest.raises(UserError, match="no run to resume"):
+        go(monkeypatch, data, tmp_path, "--resume")
+
+
+def test_weights_of_our_own_start_a_new_run_with_other_classes(
+    monkeypatch, reference, tmp_path, capsys
+):
+    other = write_data(tmp_path / "other")
+    write_pairs(other, "train", 1, 5)
+    (other / "labelmap.txt").write_text("a:0,0,0::\nb:1,1,1::\nc:2,2,2::\n")
+    weights = reference / "best_model_iou.pth"
+    go(monkeypatch, other, tmp_path / "out", "--epochs", "1", "--weights", str(weights))
+    assert "tensors of the segmentation head" in capsys.readouterr().out
+    assert load_model(tmp_path / "out/model.pth").config.num_classes == 3
+
+
+def test_an_average_is_validated_and_saved(monkeypatch, data, tmp_path):
+    go(monkeypatch, data, tmp_path, "--epochs", "1", "--ema", "0.9")
+    last = read_checkpoint(tmp_path / "last.pth")
+    name = "patch_embed.conv_down.0.weight"
+    assert not torch.equal(last["live_model_state_dict"][name], last["ema"][name])
+    assert torch.equal(weights_of(tmp_path, "model.pth")[name], last["ema"][name])
+
+
+def test_patience_ends_a_run_that_no_longer_improves(monkeypatch, data, tmp_path, capsys):
+    go(monkeypatch, data, tmp_path, "--epochs", "9", "--lr", "1e-12", "--patience", "2")
+    assert "stopping early" in capsys.readouterr().out
+    assert len((tmp_path / "history.csv").read_text().splitlines()) < 10
+
+
+def test_many_options_work_together(monkeypatch, data, tmp_path):
+    go(
+        monkeypatch, data, tmp_path, "--epochs", "2", "--optimizer", "adamw", "--weight-decay",
+        "0.05", "--head-lr-mult", "3", "--scheduler", "cosine", "--warmup", "0.5", "--loss",
+        "ce+dice", "--class-weights", "auto", "--augment", "strong", "--accumulate", "2",
+        "--clip-grad", "1", "--amp", "bf16", "--channels-last", "--cache", "ram",
+    )  # fmt: skip
+    assert read_checkpoint(tmp_path / "last.pth")["epoch"] == 2
+
+
+# --- Pure parts ---
+
+
+def flags_of(*flags):
+    return train.make_parser().parse_args(list(flags))
+
+
+@pytest.mark.parametrize("flags", [["--scheduler"], ["--scheduler", "multistep"]])
+def test_multistep_is_pytorchs(flags):
+    args = flags_of(*flags, "--scheduler-epochs", "3", "5")
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    theirs = torch.optim.lr_scheduler.MultiStepLR(optimizer, [3, 5], 0.1)
+    for epoch in range(8):
+        assert train.lr_factor(epoch, args) == pytest.approx(theirs.get_last_lr()[0])
+        optimizer.step()
+        theirs.step()
+
+
+def test_cosine_and_poly_are_pytorchs():
+    for name, theirs in (
+        ("cosine", lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 10)),
+        ("poly", lambda o: torch.optim.lr_scheduler.PolynomialLR(o, 10, 0.9)),
+    ):
+        args = flags_of("--scheduler", name, "--epochs", "10")
+        optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+        scheduler = theirs(optimizer)
+        for epoch in range(10):
+            assert train.lr_factor(epoch, args) == pytest.approx(scheduler.get_last_lr()[0])
+            optimizer.step()
+            scheduler.step()
+
+
+def test_warmup_rises_to_the_full_rate():
+    args = flags_of("--warmup", "2", "--epochs", "10")
+    factors = [train.lr_factor(done, args) for done in (0, 0.5, 1, 2, 5)]
+    assert 0 < factors[0] < 0.01
+    assert factors[1:] == pytest.approx([0.25, 0.5, 1, 1], abs=0.01)
+
+
+def test_the_articles_flags_are_the_articles_run():
+    args = flags_of(*["--imgsz", "512", "512", "--epochs", "50", "--lr", "0.0001", "--batch", "2", "--scheduler"])
+    assert (args.imgsz, args.epochs, args.lr, args.batch) == ([512, 512], 50, 1e-4, 2)
+    assert (args.scheduler, args.scheduler_epochs) == ("multistep", [25, 30])
+    assert (args.optimizer, args.loss, args.augment, args.head) == (
+        "adam",
+        "ce",
+        "article",
+        "article",
+    )
+    assert (args.weight_decay, args.warmup, args.ema) == (0.0, 0.0, None)
+    assert args.out_dir == DEFAULT_OUT_DIR
+
+
+def test_decay_spares_norms_biases_position_mlps_and_layer_scale():
+    args = flags_of(
+        "--weight-decay", "0.1", "--head-lr-mult", "2", "--optimizer", "adamw", "--lr", "1"
+    )
+    model = build_model("tiny", "pyramid", layer_scale=1e-5)
+    groups = train.make_optimizer(model, args).param_groups
+    where = {id(p): group for group in groups for p in group["params"]}
+    assert len(where) == len(list(model.parameters()))
+    for name, parameter in model.named_parameters():
+        group = where[id(parameter)]
+        spared = parameter.ndim == 1 or "cpb_mlp" in name
+        assert (group["weight_decay"] == 0) == spared, name
+        assert group["lr"] == (2 if name.startswith("pyramid_head") else 1), name
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--batch", "0"], ["--lr", "nan"], ["--lr", "-1"], ["--imgsz", "0", "512"],
+        ["--epochs", "-1"], ["--workers", "-2"], ["--loss", "hinge"], ["--ema", "1"],
+        ["--seed", "-1"], ["--accumulate", "0"], ["--scheduler", "step"], ["--model", "resnet"],
+        ["--clip-grad", "inf"], ["--drop-path", "2"],
+    ],
+)  # fmt: skip
+def test_flags_out_of_range_are_refused_with_exit_code_2(flags, capsys):
+    with pytest.raises(SystemExit) as stop:
+        flags_of(*flags)
+    assert stop.value.code == 2
+    assert flags[0] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["1", "1,2,3", "1,nan", "1,-1", "a,b", ""])
+def test_class_weights_must_be_one_positive_number_a_class(text):
+    with pytest.raises(UserError, match="2 positive numbers"):
+        train.class_weights(text, None, 2)
+
+
+def test_automatic_class_weights_favour_the_rare():
+    dataset = argparse.Namespace(class_pixels=lambda: [900, 100])
+    common, rare = train.class_weights("auto", dataset, 2).tolist()
+    assert rare / common == pytest.approx(3)
+    assert (rare + common) / 2 == pytest.approx(1)
+
+
+# --- Real processes ---
+
+
+def start(data, out_dir, *flags, script="train.py", before=()):
+    command = [*(before or [sys.executable]), str(ROOT / "tests/run_tiny.py"), script]
+    return subprocess.Popen(
+        [*command, *BASE, "--data", str(data), "--out-dir", str(out_dir), *flags],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+    )  # fmt: skip
+
+
+def wait_for(process, path, seconds=60):
+    """Until a file is there or the process has ended."""
+    end = time.time() + seconds
+    while time.time() < end and process.poll() is None and not path.exists():
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_a_run_that_is_killed_at_random_loses_nothing(data, reference, tmp_path, workers):
+    out_dir, rng = tmp_path / "out", random.Random(int(workers))
+    process = start(data, out_dir, "--epochs", "3", "--workers", workers)
+    wait_for(process, out_dir / ("last.pth" if workers == "0" else "model.pth"))
+    time.sleep(rng.uniform(0, 0.5))
+    process.kill()
+    process.communicate()
+    for path in out_dir.glob("*.pth"):
+        read_checkpoint(path)  # every finished checkpoint loads
+    how = ["--resume"] if (out_dir / "last.pth").exists() else ["--overwrite"]
+    process = start(data, out_dir, "--epochs", "3", "--workers", workers, *how)
+    _, errors = process.communicate(timeout=100)
+    assert process.returncode == 0, errors
+    assert_same_run(reference, out_dir)
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_run_at_once_and_says_how_to_go_on(data, tmp_path, sent):
+    process = start(data, tmp_path, "--epochs", "5000")
+    wait_for(process, tmp_path / "last.pth")
+    started = time.time()
+    process.send_signal(sent)
+    _, errors = process.communicate(timeout=30)
+    assert time.time() - started < 15
+    assert process.returncode == 130
+    assert "--resume" in errors
+    assert "Traceback" not in errors
+    read_checkpoint(tmp_path / "last.pth")
+
+
+@pytest.mark.parametrize("processes", [2])
+def test_several_processes_train_one_model_and_measure_as_one(
+    data, tmp_path, processes, monkeypatch
+):
+    before = [sys.executable, "-m", "torch.distributed.run", "--standalone",
+              f"--nproc_per_node={processes}"]  # fmt: skip
+    process = start(data, tmp_path / "out", "--epochs", "1", before=before)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors[-3000:]
+    history = (tmp_path / "out/history.csv").read_text().splitlines()
+    assert len(history) == 2
+    # The same weights measured by one process here and by several there: the same bytes.
+    flags = ["--model", str(tmp_path / "out/model.pth"), "--data", str(data), "--device", "cpu"]
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", *flags, "--out-dir", str(tmp_path / "one")])
+    evaluate.main()
+    command = [*before, str(ROOT / "tests/run_tiny.py"), "evaluate.py", *flags]
+    done = subprocess.run([*command, "--out-dir", str(tmp_path / "many")], cwd=ROOT, timeout=120,
+                          capture_output=True, text=True, check=False)  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    for name in ("metrics.json", "per_image.csv"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "many" / name).read_bytes()
+    assert re.search(r'"images": 3', (tmp_path / "one/metrics.json").read_text())
