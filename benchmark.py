@@ -124,7 +124,7 @@ def build(case: Case) -> nn.Module | Callable[[Tensor], Tensor]:
     if case.run == "onnxruntime":
         return onnx_model.load(case.checkpoint, torch.device(case.device))[0]
     given = case.checkpoint if case.checkpoint and case.checkpoint.suffix != ".onnx" else None
-    if given and not (case.run == "literal" and case.head == "pyramid"):
+    if given and not (case.run == "literal" and case.head != "article"):
         model = load_model(given).model
     else:
         model = build_model(case.variant, case.head, case.num_classes)

@@ -16,6 +16,7 @@ import signal
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import albumentations as A
 import cv2
@@ -24,18 +25,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from annotations import (
-    MaskReader,
-    Pair,
-    data_fingerprint,
-    find_pairs,
-    map_files,
-    read_class_table,
-)
+import cli
 from config import IGNORE_INDEX
-from dataset_checks import check_pairs
+from dataset_checks import check_pairs, report
 from errors import UserError
-from images import Size, read_image, resize_image
+from images import Size, map_files, read_image, resize_image
+from masks import MaskReader, read_class_table
+from pairs import Pair, data_fingerprint, find_pairs
 
 __all__ = [
     "MaskReader",
@@ -300,3 +296,17 @@ def make_loader(
         worker_init_fn=_start_worker,
         generator=_generator(seed),  # so that a loader draws nothing from the run's own numbers
     )
+
+
+def main() -> int:
+    parser = cli.Parser(__doc__)
+    parser.add_argument("root", type=Path, metavar="ROOT", help="folder of the data set")
+    parser.add_argument(
+        "--fix-list", type=Path, metavar="FILE", help="write the names of the files to put right"
+    )
+    args = parser.parse_args()
+    return 1 if report(args.root, args.fix_list) else 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

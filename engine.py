@@ -79,8 +79,8 @@ class NonFiniteWatch:
         tqdm.write(f"The loss or its gradient is not finite on {names}: the step is not applied.")
         if self.in_a_row >= self.patience:
             raise UserError(
-                f"The loss was not finite {self.in_a_row} steps in a row, last on {names}; the last "
-                "good checkpoint stands. Lower --lr, add --clip-grad 1 or look at these files."
+                f"The loss was not finite {self.in_a_row} steps in a row, last on {names}; the "
+                "last good checkpoint stands. Lower --lr, add --clip-grad 1 or look at these files."
             )
 
 

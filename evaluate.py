@@ -4,7 +4,8 @@
     python evaluate.py --model outputs/best_model_iou.pth --data input/my_leaves --split test
     torchrun --nproc_per_node=4 evaluate.py --model outputs/best_model_iou.pth --data ROOT
 
-Writes metrics.json, per_image.csv, confusion_matrix.png and run.json to --out-dir.
+Writes report.html to look at, metrics.json, per_image.csv, confusion_matrix.png and run.json to
+--out-dir.
 """
 
 import csv
@@ -17,20 +18,18 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from datasets import MaskReader, Pair, find_pairs
-from images import read_image
-from tqdm import tqdm
 
 import cli
 import distributed
 from checkpoint import versions
 from config import DEFAULT_DATA, ClassTable
+from datasets import MaskReader, find_pairs
 from errors import UserError
+from evaluation import evaluate_pairs, samples, summarise, table
 from files import lock_folder, replacing, write_text
-from metrics import ConfusionMatrix, article_batch_miou, boundary_counts, mean
+from metrics import ConfusionMatrix
 from predictor import Predictor
-
-ARTICLE_BATCH = 2
+from report import write_report
 
 
 def parse_args():
@@ -42,79 +41,6 @@ def parse_args():
     parser.add_imgsz(None, "network's input; the training's if not given")
     parser.add_argument("--out-dir", type=Path, default=Path("outputs/evaluation"), help="results")
     return parser.parse_args()
-
-
-def measure(predictor: Predictor, pair: Pair, reader: MaskReader) -> dict:
-    """Count one picture: (K, K) confusion and (2, K) boundary counts, at its mask's own size."""
-    truth = reader.read(pair)
-    pred = predictor.mask(predictor.scores([read_image(pair.image)])[0], truth.shape)
-    matrix = ConfusionMatrix(len(predictor.classes))
-    matrix.update(torch.from_numpy(pred), torch.from_numpy(truth))
-    return {
-        "file": pair.image.name,
-        "counts": matrix.counts.numpy(),
-        "boundary": boundary_counts(pred, truth, len(predictor.classes)),
-    }
-
-
-def summarise(records: list[dict], classes: ClassTable) -> dict:
-    """All figures of a split from its pictures' counts, flat, lists in class order."""
-    matrix = ConfusionMatrix(len(classes))
-    matrix.counts += torch.from_numpy(sum(record["counts"] for record in records))
-    intersections, unions = sum(record["boundary"] for record in records)
-    with np.errstate(invalid="ignore"):
-        boundary_iou = (intersections / unions).tolist()
-    batches = [
-        article_batch_miou(
-            torch.from_numpy(sum(r["counts"] for r in records[i : i + ARTICLE_BATCH]))
-        )
-        for i in range(0, len(records), ARTICLE_BATCH)
-    ]
-    return {
-        "images": len(records),
-        "classes": list(classes.names),
-        "miou": matrix.miou(),
-        "pixel_accuracy": matrix.pixel_accuracy(),
-        "mean_dice": mean(matrix.dice()),
-        "mean_boundary_iou": mean(boundary_iou),
-        "mean_over_images_iou": mean([image_miou(record) for record in records]),
-        "article_batch_mean_iou": mean(batches),
-        "iou": matrix.iou(),
-        "dice": matrix.dice(),
-        "precision": matrix.precision(),
-        "recall": matrix.recall(),
-        "boundary_iou": boundary_iou,
-        "confusion": matrix.counts.tolist(),
-    }
-
-
-def image_miou(record: dict) -> float:
-    """The mean IoU of one picture's classes."""
-    matrix = ConfusionMatrix(len(record["counts"]))
-    matrix.counts += torch.from_numpy(record["counts"])
-    return matrix.miou()
-
-
-def table(metrics: dict) -> str:
-    """The figures as they are printed."""
-    columns = ("iou", "boundary_iou", "dice", "precision", "recall")
-    width = max(len("class"), *(len(name) for name in metrics["classes"]))
-    lines = ["class".ljust(width) + "".join(column.rjust(14) for column in columns)]
-    for index, name in enumerate(metrics["classes"]):
-        lines.append(name.ljust(width) + "".join(f"{metrics[c][index]:14.4f}" for c in columns))
-    for name, what in (
-        ("miou", "mean IoU of the classes, over all pixels of the split (mIoU)"),
-        ("pixel_accuracy", "share of pixels that are right"),
-        ("mean_dice", "mean Dice of the classes"),
-        ("mean_boundary_iou", "mean boundary IoU of the classes"),
-        ("mean_over_images_iou", "mean over images of their mean IoU"),
-        (
-            "article_batch_mean_iou",
-            "mean over batches of 2, the article's way, for comparison only",
-        ),
-    ):
-        lines.append(f"{metrics[name]:.4f}  {what}")
-    return "\n".join(lines)
 
 
 def write_per_image(path: Path, records: list[dict], classes: ClassTable) -> None:
@@ -168,11 +94,7 @@ def main() -> int:
     if distributed.is_main():
         print(reader.describe())
     started = time.time()
-    mine = pairs[distributed.rank() :: distributed.world_size()]
-    bar = tqdm(mine, desc="Evaluating", disable=not distributed.is_main(), dynamic_ncols=True)
-    shares = distributed.gather([measure(predictor, pair, reader) for pair in bar])
-    # Back in file order: sums of floats then do not depend on the number of processes.
-    records = [shares[i % len(shares)][i // len(shares)] for i in range(len(pairs))]
+    records = evaluate_pairs(predictor, pairs, reader)
     if distributed.is_main():
         metrics = summarise(records, predictor.classes)
         print(table(metrics))
@@ -187,6 +109,11 @@ def main() -> int:
                 "seconds": round(time.time() - started, 2), **versions(),
             }  # fmt: skip
             write_text(args.out_dir / "run.json", json.dumps(facts, indent=1) + "\n")
+            write_report(
+                args.out_dir / "report.html", title=f"Evaluation of {args.model}", metrics=metrics,
+                classes=predictor.classes, samples=samples(predictor, pairs, reader, records),
+                facts=facts,
+            )  # fmt: skip
         print(f"Results are in {args.out_dir}/")
     distributed.shutdown()
     return 0

@@ -6,12 +6,14 @@ HWC uint8 RGB as a person sees it, or a `UserError`, and never a part of a pictu
 can be called from several threads at once.
 """
 
+import io
 import os
 import stat
 import struct
 import unicodedata
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,7 @@ import cv2
 import numpy as np
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 from PIL.ExifTags import Base
+from tqdm import tqdm
 
 from errors import UserError
 from files import replacing
@@ -46,6 +49,8 @@ ENDINGS = {
 IMAGE_ENDINGS = tuple(ENDINGS)
 # Lossy in the way that matters for masks: colours near edges are not those that were painted.
 _LOSSY = ("JPEG", "MPO")
+# What the last bytes of a whole file hold, though others, such as a phone's film, may follow.
+_END_MARKS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
 
 # Set once, here, and never in a call: threads must not load decoders at the same time, Pillow's
 # own limit warns in the middle of a run, and what it says of damage is said by our sentences.
@@ -144,6 +149,18 @@ def list_images(folder: Path, recursive: bool = False) -> list[Path]:
                 f"{printable(current)} cannot be listed ({error.strerror}); check its permissions."
             ) from error
     return sorted(found)
+
+
+def map_files(work: Callable, items: list, title: str) -> list:
+    """Do `work` on each item in threads (decoders leave the interpreter free), in order.
+
+    A bar shows from two seconds on.
+    """
+    pool = ThreadPoolExecutor(os.cpu_count())
+    try:
+        return list(tqdm(pool.map(work, items), title, len(items), delay=2, dynamic_ncols=True))
+    finally:
+        pool.shutdown(cancel_futures=True)  # after an error, or Ctrl-C, nobody waits for the rest
 
 
 def read_header(path: Path) -> Header:
@@ -278,6 +295,13 @@ def write_image(path: Path, image: np.ndarray, quality: int = 92) -> None:
         Image.fromarray(image).save(temporary, format=kind, **options)
 
 
+def encode_jpeg(image: np.ndarray, quality: int = 85) -> bytes:
+    """HWC uint8 RGB as the bytes of a JPEG file, for pages that carry their pictures."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format="JPEG", quality=quality)
+    return buffer.getvalue()
+
+
 def write_mask(path: Path, mask: np.ndarray, colors: tuple) -> None:
     """Write class indices (H, W) uint8 as a palette PNG: labels to a program, colours to a person.
 
@@ -350,6 +374,10 @@ def _decode(path: Path, file: BinaryIO) -> Image.Image | np.ndarray:
         return turn(array, orientation)
     _check(path, (picture.height, picture.width), picture.format)
     picture.load()
+    if mark := _END_MARKS.get(picture.format):
+        file.seek(0)
+        if mark not in file.read():  # all pixels may be there, but something was cut off
+            raise ValueError("its end is missing")
     return picture
 
 

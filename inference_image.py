@@ -1,8 +1,8 @@
 """Segment pictures with a trained model.
 
-    python inference_image.py --input input/my_leaves/valid_images --model outputs/best_model_iou.pth
+    python inference_image.py --input input/my_leaves/valid_images --model outputs/model.pth
     python inference_image.py --imgsz 512 512 --input a.jpg "more/*.png" --model outputs/model.pth
-    python inference_image.py --input drone.tif --model outputs/model.pth --tile 512 --save mask prob
+    python inference_image.py --input drone.tif --model outputs/model.pth --tile 512 --save mask
 
 For each picture NAME, by --save:
     overlay   NAME_overlay.jpg, the photograph with its classes tinted
@@ -26,7 +26,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from report import GalleryRow, write_gallery
 from tqdm import tqdm
 
 import cli
@@ -36,6 +35,7 @@ from errors import UserError
 from files import lock_folder, replacing, write_text
 from images import encode_jpeg, list_images, printable, read_image, write_image, write_mask
 from predictor import Predictor
+from report import GalleryRow, write_gallery
 from utils import colour_mask, draw_legend, fit_within, overlay
 
 KINDS = ("overlay", "mask", "colour", "prob", "cvat")

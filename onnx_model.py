@@ -1,1 +1,2 @@
-def load(path, device): raise NotImplementedError
+def load(path, device):
+    raise NotImplementedError

@@ -31,7 +31,7 @@ from torch import nn
 import cli
 import distributed
 import engine
-from checkpoint import load_weights, read_checkpoint, save_checkpoint
+from checkpoint import load_weights, read_checkpoint, save_checkpoint, versions
 from config import DEFAULT_DATA, DEFAULT_OUT_DIR, ClassTable, ModelConfig
 from datasets import (
     MaskReader,
@@ -42,10 +42,12 @@ from datasets import (
     make_loader,
 )
 from errors import UserError
+from evaluation import evaluate_pairs, samples, summarise, table
 from files import lock_folder, write_text
 from images import read_image, write_image
 from losses import LOSSES, make_criterion
 from predictor import Predictor
+from report import write_report
 from segmentation_model import HEADS, VARIANTS, build_model
 from utils import choose_device, fit_within, overlay, plot_curves, seed_everything, side_by_side
 
@@ -419,7 +421,9 @@ def write_history(out_dir: Path, history: list[dict], names: tuple[str, ...]) ->
         plot_curves(out_dir / name, train, valid, title)
 
 
-def save_valid_picture(path: Path, predictor: Predictor, dataset: SegmentationDataset) -> None:
+def save_valid_picture(
+    path: Path, predictor: Predictor, dataset: SegmentationDataset
+) -> np.ndarray:
     """Photograph | truth | prediction of a few validation pictures, the same in every epoch."""
     chosen = np.linspace(0, len(dataset.pairs) - 1, min(4, len(dataset.pairs))).round().astype(int)
     rows = []
@@ -433,7 +437,31 @@ def save_valid_picture(path: Path, predictor: Predictor, dataset: SegmentationDa
             overlay(image, mask, predictor.classes),
         ]
         rows.append([fit_within(view, 240, 320) for view in views])
-    write_image(path, side_by_side(rows))
+    sheet = side_by_side(rows)
+    write_image(path, sheet)
+    return sheet
+
+
+def open_tensorboard(args: argparse.Namespace):
+    """A writer into OUT_DIR/tensorboard.
+
+    Raises:
+        UserError: tensorboard is not installed.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise UserError("--tensorboard needs a package: pip install tensorboard") from error
+    return SummaryWriter(args.out_dir / "tensorboard")
+
+
+def log_tensorboard(board, row: dict) -> None:
+    """Write an epoch's figures, where there is a writer."""
+    if board is not None:
+        for name, value in row.items():
+            if isinstance(value, float):
+                board.add_scalar(name.replace("_", "/", 1), value, row["epoch"])
+        board.flush()
 
 
 def main() -> int:
@@ -469,7 +497,7 @@ def run(args: argparse.Namespace, saved: dict | None, device: torch.device) -> N
     """Everything from the data to the last checkpoint."""
     main_process = distributed.is_main()
     say = print if main_process else (lambda *_: None)
-    seed_everything(args.seed + distributed.rank())
+    seed_everything(args.seed)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
 
     # Data
@@ -500,8 +528,11 @@ def run(args: argparse.Namespace, saved: dict | None, device: torch.device) -> N
     # Model
     changes = {} if args.drop_path is None else {"drop_path_rate": args.drop_path}
     model = build_model(args.model, args.head, len(classes), resolution=size, **changes)
-    if saved is None:
-        say(load_weights(model, args.model, args.weights))
+    for turn in (0, 1):  # the main process first: it may have to download them
+        if saved is None and main_process == (turn == 0):
+            say(load_weights(model, args.model, args.weights))
+        distributed.barrier()
+    seed_everything(args.seed + distributed.rank())  # processes drop different paths from here on
     model.to(device)
     precision = engine.Precision.choose(args.amp, device, args.channels_last)
     weights = class_weights(args.class_weights, train_set, len(classes))
@@ -523,6 +554,8 @@ def run(args: argparse.Namespace, saved: dict | None, device: torch.device) -> N
     if args.compile:
         wrapped = torch.compile(wrapped)
     judged = ema.module if ema is not None else model  # the weights that are measured and saved
+
+    board = open_tensorboard(args) if main_process and args.tensorboard else None
 
     # Epochs
     for epoch in range(len(history) + 1, args.epochs + 1):
@@ -550,11 +583,14 @@ def run(args: argparse.Namespace, saved: dict | None, device: torch.device) -> N
         )
         states = random_states()
         if main_process:
+            log_tensorboard(board, history[-1])
             common = {"epoch": epoch, "metrics": valid, "train_args": plain_args(args)}
             save_epoch(args.out_dir, judged, config, classes, history, common)
             predictor = Predictor(judged, config, classes, device=device)
             picture = args.out_dir / "valid_preds" / f"epoch_{epoch:03d}.jpg"
-            save_valid_picture(picture, predictor, valid_set)
+            sheet = save_valid_picture(picture, predictor, valid_set)
+            if board is not None:
+                board.add_image("valid_preds", sheet, epoch, dataformats="HWC")
             # Last of all: whatever was written for an epoch that this file does not know yet is
             # written again, the same, when the run goes on.
             save_checkpoint(
@@ -570,7 +606,28 @@ def run(args: argparse.Namespace, saved: dict | None, device: torch.device) -> N
             say(f"No better validation mIoU since epoch {best}: stopping early.")
             break
     say("TRAINING COMPLETE")
-    say(f"Results are in {args.out_dir}/; the best model is {args.out_dir}/best_model_iou.pth")
+    report(args, checked[1], reader, history, device)
+    say(f"Results are in {args.out_dir}/, see report.html; the best model is best_model_iou.pth")
+
+
+def report(args: argparse.Namespace, pairs: list, reader: MaskReader, history: list[dict],
+           device: torch.device) -> None:  # fmt: skip
+    """Measure the best model once more, now at each mask's own size, and write report.html."""
+    distributed.barrier()  # the main process has written the best model
+    predictor = Predictor.load(args.out_dir / "best_model_iou.pth", device=str(device))
+    records = evaluate_pairs(predictor, pairs, reader)
+    if not distributed.is_main():
+        return
+    metrics = summarise(records, predictor.classes)
+    print(table(metrics))
+    seconds = sum(row["seconds"] for row in history)
+    write_report(
+        args.out_dir / "report.html", title=f"Training of {args.model}, {args.head} head",
+        classes=predictor.classes, metrics=metrics, history=history,
+        samples=samples(predictor, pairs, reader, records), settings=plain_args(args),
+        facts={"device": str(device), "processes": distributed.world_size(),
+               "training minutes": round(seconds / 60, 1), **versions()},
+    )  # fmt: skip
 
 
 def save_epoch(out_dir: Path, model: nn.Module, config: ModelConfig, classes: ClassTable,

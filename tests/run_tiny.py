@@ -1,6 +1,6 @@
 """Run a script with one more variant, `tiny`, so that tests train real models in a second.
 
-    python tests/run_tiny.py train.py --model tiny --head pyramid ...
+python tests/run_tiny.py train.py --model tiny --head pyramid ...
 """
 
 import runpy

@@ -95,7 +95,7 @@ def test_a_planted_pickle_does_not_run(saved, tmp_path, where):
 def test_a_newer_format_is_refused_with_a_sentence(saved, tmp_path):
     content = torch.load(saved[2], weights_only=True) | {"format": 99}
     torch.save(content, tmp_path / "newer.pth")
-    with pytest.raises(UserError, match="99.*update"):
+    with pytest.raises(UserError, match=r"99.*update"):
         load_model(tmp_path / "newer.pth")
 
 

@@ -241,7 +241,20 @@ def test_warmup_rises_to_the_full_rate():
 
 
 def test_the_articles_flags_are_the_articles_run():
-    args = flags_of(*["--imgsz", "512", "512", "--epochs", "50", "--lr", "0.0001", "--batch", "2", "--scheduler"])
+    args = flags_of(
+        *[
+            "--imgsz",
+            "512",
+            "512",
+            "--epochs",
+            "50",
+            "--lr",
+            "0.0001",
+            "--batch",
+            "2",
+            "--scheduler",
+        ]
+    )
     assert (args.imgsz, args.epochs, args.lr, args.batch) == ([512, 512], 50, 1e-4, 2)
     assert (args.scheduler, args.scheduler_epochs) == ("multistep", [25, 30])
     assert (args.optimizer, args.loss, args.augment, args.head) == (

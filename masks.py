@@ -1,38 +1,33 @@
-"""What a data folder holds: its pairs, its class table, and what the values of its masks mean.
+"""What the values of a mask mean: the class table, and the one way to read all masks of a data set.
 
-A folder is laid out as in the article (train_images, train_masks, valid_images, valid_masks, and
-test_images, test_masks where there are any) or as CVAT exports it ("Segmentation mask 1.1").
+Masks come as palette PNGs, indices, colours, grey levels, black and white, in 8 or 16 bits, even as
+JPEGs. Which it is cannot be told from one file, so it is decided over all of them, and printed.
 """
 
-import hashlib
-import os
-import unicodedata
-import zlib
+import math
 from collections import Counter
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 import config
 from config import IGNORE_INDEX, RGB, ClassTable
 from errors import UserError
 from images import (
     RawMask,
-    list_images,
+    Size,
+    map_files,
     printable,
     read_header,
     read_mask_raw,
     resize_mask,
     turn,
 )
+from pairs import Pair, check_root, mask_files, read_text, split_remark
 
-SPLITS = ("train", "valid", "test")
 # Names in a class table that mean "not labelled": their pixels become 255.
 IGNORED_NAMES = {"void", "ignore", "ignored", "unlabel", "unlabeled", "unlabelled"}
 # For classes that would be black in overlays.
@@ -45,187 +40,6 @@ MAX_CLASSES = 254
 # pixels, all near edges, that may be further away.
 JPEG_TOLERANCE = 48
 JPEG_FAR_SHARE = 0.1
-
-CVAT_LISTS = {"train": ("train",), "valid": ("valid", "val", "validation"), "test": ("test",)}
-CVAT_VALID_SHARE = 0.15
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A photograph and its mask.
-
-    Args:
-        stem: the photograph's name without its ending.
-    """
-
-    image: Path
-    mask: Path
-    stem: str
-
-
-# Pairs
-
-
-def find_pairs(root: Path, split: str, skip_bad: bool = False) -> list[Pair]:
-    """Pair the photographs of a split with their masks by name, sorted.
-
-    `a.jpg` belongs to `a.png` or to `a_mask.png`, with any picture's ending in any case.
-
-    Args:
-        split: "train", "valid" or "test".
-        skip_bad: leave out photographs that have no mask or several.
-
-    Raises:
-        UserError: folders are missing or empty, masks are missing or ambiguous.
-    """
-    root = Path(root)
-    _check_root(root)
-    if is_cvat(root):
-        return _cvat_pairs(root, split, skip_bad)
-    folders = root / f"{split}_images", root / f"{split}_masks"
-    for folder in folders:
-        if not folder.is_dir():
-            raise UserError(
-                f"{printable(root)} has no folder {folder.name}; it needs train_images, "
-                "train_masks, valid_images and valid_masks, or a CVAT export."
-            )
-    images, masks = (list_images(folder) for folder in folders)
-    if not images:
-        raise UserError(f"{printable(folders[0])} holds no pictures; put the photographs there.")
-    return _match(images, masks, folders[1], skip_bad)
-
-
-def _check_root(root: Path) -> None:
-    if root.is_file():
-        raise UserError(f"{printable(root)} is a file; unpack it and give the folder with --data.")
-    if not root.is_dir():
-        raise UserError(
-            f"{printable(root)} is not a folder; give the folder of your data with --data."
-        )
-
-
-def _match(images: list[Path], masks: list[Path], folder: Path, skip_bad: bool) -> list[Pair]:
-    """Find the one mask of each photograph."""
-    stems = Counter(_key(path.stem) for path in images)
-    by_stem: dict[str, list[Path]] = {}
-    for mask in masks:
-        key = _key(mask.stem)
-        if key not in stems and key.endswith("_mask"):
-            key = key.removesuffix("_mask")
-        by_stem.setdefault(key, []).append(mask)
-    pairs, missing = [], []
-    for image in images:
-        key = _key(image.stem)
-        found = by_stem.get(key, [])
-        if len(found) == 1 and stems[key] == 1:
-            pairs.append(Pair(image, found[0], image.stem))
-        elif not found:
-            missing.append(image)
-        elif not skip_bad:
-            several = found if len(found) > 1 else [i for i in images if _key(i.stem) == key]
-            raise UserError(
-                f"{printable(several[0])} and {printable(several[1].name)} share the name of "
-                f"{printable(image.stem)}; keep one of them, or rename one with its partner."
-            )
-    if missing and (not skip_bad or not pairs):
-        expected = folder / f"{missing[0].stem}.png"
-        raise UserError(
-            f"{len(missing)} of {len(images)} images have no mask; the first is "
-            f"{printable(missing[0])} (expected {printable(expected)})."
-        )
-    return pairs
-
-
-def _key(stem: str) -> str:
-    """A stem for comparing: macOS and Linux write the same accents in different characters."""
-    return unicodedata.normalize("NFC", stem)
-
-
-def is_cvat(root: Path) -> bool:
-    """Whether a folder is a CVAT export of the format "Segmentation mask 1.1"."""
-    return (Path(root) / "SegmentationClass").is_dir()
-
-
-def _cvat_pairs(root: Path, split: str, skip_bad: bool) -> list[Pair]:
-    """Pairs of a CVAT export: a list of names, a folder of masks, a folder of photographs.
-
-    Raises:
-        UserError: the export has no such split, no photographs, or lacks a mask.
-    """
-    names = _cvat_names(root, split)
-    masks, photos = root / "SegmentationClass", root / "JPEGImages"
-    if not photos.is_dir():
-        raise UserError(
-            f"{printable(root)} has no photographs: put them into {printable(photos)}, or export "
-            "again from CVAT with 'Save images'."
-        )
-    wanted = {_key(name) for name in names}
-    images = [path for path in list_images(photos, recursive=True)
-              if _key(path.relative_to(photos).with_suffix("").as_posix()) in wanted]  # fmt: skip
-    if not images:
-        raise UserError(
-            f"{printable(photos)} holds none of the {len(names)} photographs of the split {split}, "
-            f"such as {printable(names[0])}.jpg; put them there."
-        )
-    pairs, folders = [], sorted({image.parent.relative_to(photos) for image in images})
-    for folder in folders:
-        inside = [image for image in images if image.parent.relative_to(photos) == folder]
-        there = list_images(masks / folder) if (masks / folder).is_dir() else []
-        pairs += _match(inside, there, masks / folder, skip_bad)
-    return pairs
-
-
-def _cvat_names(root: Path, split: str) -> list[str]:
-    """The names of a split: from its own list, or a share of the one list there is.
-
-    Without a list for validation, 15 % of the names are set aside for it, chosen by their
-    checksums: the same ones on every machine.
-    """
-    lists = {path.stem.lower(): path for path in _cvat_lists(root)}
-    own = [lists[name] for name in CVAT_LISTS[split] if name in lists]
-    if split == "test" and not own:
-        raise UserError(f"{printable(root)} has no test split (ImageSets/Segmentation/test.txt).")
-    has_valid = any(name in lists for name in CVAT_LISTS["valid"])
-    if own and (has_valid or split == "test"):
-        return _read_names(own[0])
-    rest = [lists[name] for name in sorted(lists) if name not in ("test", *CVAT_LISTS["valid"])]
-    names = sorted({name for path in rest for name in _read_names(path)}, key=_checksum)
-    if has_valid:
-        return sorted(names)
-    count = max(1, round(CVAT_VALID_SHARE * len(names)))
-    chosen = sorted(names[:count] if split == "valid" else names[count:])
-    if not chosen:
-        raise UserError(f"{printable(root)} holds {len(names)} pictures; 2 are needed at least.")
-    return chosen
-
-
-def _cvat_lists(root: Path) -> list[Path]:
-    return sorted((root / "ImageSets" / "Segmentation").glob("*.txt"))
-
-
-def _read_names(path: Path) -> list[str]:
-    """The names in a list, one a line; they say which pictures, never where on the disk."""
-    names = [line.strip() for line in _decode_text(path).splitlines() if line.strip()]
-    if not names:
-        raise UserError(f"{printable(path)} names no pictures; export again from CVAT.")
-    return names
-
-
-def _checksum(name: str) -> int:
-    return zlib.crc32(name.encode("utf-8", "surrogateescape"))
-
-
-def data_fingerprint(root: Path, splits: Iterable[list[Pair]]) -> str:
-    """Hex digest of the names and sizes of all files: whether a run resumes on the same data."""
-    root, digest = Path(root), hashlib.sha256()
-    for number, pairs in enumerate(splits):
-        for pair in pairs:
-            for path in (pair.image, pair.mask):
-                digest.update(f"{number} {path.relative_to(root)} {path.stat().st_size}\n".encode())
-    return digest.hexdigest()
-
-
-# The class table
 
 
 def read_class_table(root: Path) -> ClassTable:
@@ -244,7 +58,7 @@ def read_class_table(root: Path) -> ClassTable:
             raise UserError("config.py: the three tables of classes differ in length.")
         return ClassTable.default()
     names, colors, ignored = [], [], []
-    for number, text in enumerate(_decode_text(path).splitlines(), start=1):
+    for number, text in enumerate(read_text(path).splitlines(), start=1):
         if not text.strip() or text.lstrip().startswith("#"):
             continue
         name, color = _parse_line(text, f"{printable(path)} line {number}")
@@ -263,20 +77,6 @@ def read_class_table(root: Path) -> ClassTable:
             "background included."
         )
     return ClassTable(tuple(names), tuple(colors), _visible(colors), tuple(ignored))
-
-
-def _decode_text(path: Path) -> str:
-    """The text of a small file in UTF-8, with or without a mark, or in Latin-1, which takes all."""
-    try:
-        if path.stat().st_size > 1 << 24:
-            raise UserError(f"{printable(path)} is far too large for a list; replace it.")
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{printable(path)} cannot be read ({error.strerror}).") from error
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return content.decode("latin-1")
 
 
 def _parse_line(text: str, where: str) -> tuple[str, RGB]:
@@ -301,9 +101,6 @@ def _visible(colors: list[RGB]) -> tuple[RGB, ...]:
     """Colours for overlays: the table's own, but only the first class may be black."""
     spare = [color for color in SPARE_COLORS if color not in colors]
     return tuple(color if any(color) or i == 0 else spare[0] for i, color in enumerate(colors))
-
-
-# Masks
 
 
 @dataclass(frozen=True)
@@ -379,7 +176,7 @@ class MaskReader:
     palette: str = "colours"
     jpeg: str = "colours"
     threshold: int = 128
-    remarks: tuple[str, ...] = field(default=())
+    remarks: tuple[str, ...] = ()
 
     @classmethod
     def for_data(cls, root: Path) -> "MaskReader":
@@ -391,7 +188,7 @@ class MaskReader:
             UserError: no such folder, no masks, a bad class table, or no way to read the masks.
         """
         root = Path(root)
-        _check_root(root)
+        check_root(root)
         classes = read_class_table(root)
         masks = mask_files(root)
         if not masks:
@@ -403,7 +200,7 @@ class MaskReader:
         found = [census for census in taken if isinstance(census, Census)]
         if not found:
             raise next(error for error in taken if isinstance(error, UserError))
-        return cls.decide(classes, found, _cvat_remark(root))
+        return cls.decide(classes, found, split_remark(root))
 
     @classmethod
     def decide(cls, classes: ClassTable, found: list[Census], remarks: tuple = ()) -> "MaskReader":
@@ -411,13 +208,7 @@ class MaskReader:
 
         A mask that does not fit is then refused by name when it is read.
         """
-        lines = _lines(classes)
-        known = np.array([_pack(np.array(color)) for color in lines.values()])
-        palettes = [c for c in found if c.palette is not None]
-        # Index 255 of a palette is the border of Pascal VOC, whatever its colour.
-        palette = "colours" if all(
-            np.isin(c.palette[c.values != 255], known).all() for c in palettes
-        ) else "indices"  # fmt: skip
+        palette = _decide_palette(classes, [c for c in found if c.palette is not None])
         levels = [c for c in found if not c.lossy and (c.palette is None or palette == "indices")]
         grey = _decide_grey(classes, levels)
         jpegs = [c for c in found if c.lossy and c.grey]
@@ -425,12 +216,9 @@ class MaskReader:
         if jpegs and len(classes) == 2 and not all(len(set(rgb)) == 1 for rgb in classes.colors):
             jpeg, threshold = "binary", _half_of_brightest(jpegs)
         if any(c.lossy for c in found):
-            remarks = (*remarks, "JPEG masks are read by the nearest level")
-        white = any(
-            not c.lossy and ((c.values == 255) if c.grey else (c.values == 0xFFFFFF)).any()
-            for c in levels
-        )
-        if white and grey != "binary" and (255, 255, 255) not in lines.values():
+            above = f"from level {threshold} on {classes.names[1]!r}"
+            remarks = (*remarks, f"JPEGs: {above if jpeg == 'binary' else 'the nearest colour'}")
+        if grey != "binary" and any(_shows_white(c) for c in levels) and not _has_white(classes):
             remarks = (*remarks, "255 (white) is ignored")
         return cls(classes, grey, palette, jpeg, threshold, remarks)
 
@@ -445,7 +233,7 @@ class MaskReader:
         notes = "".join(f"; {remark}" for remark in self.remarks)
         return f"{len(self.classes)} classes: {names}. Masks: {ways[self.grey]}{notes}."
 
-    def read(self, pair: Pair, size: tuple[int, int] | None = None) -> np.ndarray:
+    def read(self, pair: Pair, size: Size | None = None) -> np.ndarray:
         """The classes of a pair's mask, (H, W) uint8, 255 = ignore, turned as the photograph is.
 
         Args:
@@ -454,19 +242,27 @@ class MaskReader:
         Raises:
             UserError: the mask cannot be read, has unknown values, or does not fit its photograph.
         """
-        raw = read_mask_raw(pair.mask)
-        labels = self.decode(raw, pair.mask)
+        labels = self.align(self.decode(read_mask_raw(pair.mask), pair.mask), pair)
+        return labels if size is None else resize_mask(labels, size)
+
+    def align(self, labels: np.ndarray, pair: Pair) -> np.ndarray:
+        """Turn a mask (H, W) as its photograph is displayed.
+
+        Raises:
+            UserError: their proportions differ by more than 1 %.
+        """
         header = read_header(pair.image)
         if labels.shape == header.stored_size != header.size:
             # Painted over the photograph as stored, by a program that does not know EXIF.
             labels = turn(labels, header.orientation)
         (height, width), (h, w) = header.size, labels.shape
+        # One pixel of rounding is no difference, however small the mask.
         if abs(h * width - w * height) > max(0.01 * w * height, width, height):
             raise UserError(
                 f"{printable(pair.mask)} has {w}x{h} px, its image {printable(pair.image.name)} "
                 f"{width}x{height}; give the mask the image's size."
             )
-        return labels if size is None else resize_mask(labels, size)
+        return labels
 
     def decode(self, raw: RawMask, path: Path) -> np.ndarray:
         """The classes of a mask's values, (H, W) uint8, 255 = ignore.
@@ -499,21 +295,21 @@ class MaskReader:
         plane, grey = _plane(raw)
         if grey and self.jpeg == "binary":
             return (plane >= self.threshold).astype(np.uint8)
-        lines = _lines(self.classes)
         values = raw.values if raw.values.ndim == 3 else np.repeat(raw.values[..., None], 3, axis=2)
-        packed, inverse = np.unique(_pack(values), return_inverse=True)
-        colors = np.stack([packed & 255, packed >> 8 & 255, packed >> 16], axis=1).astype(np.int32)
-        distances = np.stack([np.abs(colors - np.array(rgb)).max(1) for rgb in lines.values()], 1)
-        far = distances.min(1) > JPEG_TOLERANCE
-        counts = np.bincount(inverse.ravel(), minlength=len(packed))
-        if counts[far].sum() > JPEG_FAR_SHARE * counts.sum():
-            worst = np.flatnonzero(far)[counts[far].argmax()]
+        labels = np.zeros(values.shape[:2], np.uint8)
+        nearest = np.full(values.shape[:2], 255, np.uint8)
+        for line, color in table_lines(self.classes).items():
+            distance = np.maximum.reduce(cv2.split(cv2.absdiff(values, (*color, 0))))
+            labels[distance < nearest] = self._target(line)
+            np.minimum(nearest, distance, out=nearest)
+        far = nearest > JPEG_TOLERANCE
+        if far.mean() > JPEG_FAR_SHARE:
+            color, _ = Counter(map(tuple, values[far].tolist())).most_common(1)[0]
             raise UserError(
                 f"{printable(path)} is a JPEG mask with colours far from every class, such as "
-                f"{tuple(colors[worst].tolist())}; save it as PNG, or correct labelmap.txt."
+                f"{color}; save it as PNG, or correct labelmap.txt."
             )
-        targets = np.array([self._target(line) for line in lines], np.uint8)
-        return targets[distances.argmin(1)][inverse].reshape(values.shape[:2])
+        return labels
 
     def _target(self, line: int) -> int:
         """The class index of a line of the table, 255 for one that is no class."""
@@ -525,7 +321,7 @@ class MaskReader:
         """Class index of every packed colour, (2**24,) uint8: one look-up a pixel."""
         table = np.full(1 << 24, UNKNOWN, np.uint8)
         table[0xFFFFFF] = IGNORE_INDEX
-        for line, color in _lines(self.classes).items():
+        for line, color in table_lines(self.classes).items():
             table[_pack(np.array(color))] = self._target(line)
         return table
 
@@ -537,8 +333,8 @@ class MaskReader:
             table[:] = 1
             table[0] = 0
             return table
-        lines = _lines(self.classes)
-        if (255, 255, 255) not in lines.values():
+        lines = table_lines(self.classes)
+        if not _has_white(self.classes):
             table[255] = IGNORE_INDEX
         for line, color in lines.items():
             if self.grey == "indices":
@@ -549,22 +345,24 @@ class MaskReader:
 
     def _explain_unknown(self, raw: RawMask, labels: np.ndarray, path: Path) -> str:
         """The most frequent value that means nothing, and what it may have been meant to be."""
-        values = raw.values[labels == UNKNOWN]
         remedy = "Fix the mask or add the class to labelmap.txt."
+        plane, grey = _plane(raw)
         if raw.palette is not None and self.palette == "colours":
-            values = raw.palette[values]
-        if values.ndim == 1 and self.grey == "indices":
-            level, count = Counter(values.tolist()).most_common(1)[0]
-            last = len(_lines(self.classes)) - 1
+            values = raw.palette[raw.values[labels == UNKNOWN]]
+        elif grey and self.grey == "indices":
+            level, count = Counter(plane[labels == UNKNOWN].tolist()).most_common(1)[0]
+            last = len(table_lines(self.classes)) - 1
             return (
-                f"{printable(path)} has the value {level:g} on {count} pixels; the class table has "
+                f"{printable(path)} has the value {level} on {count} pixels; the class table has "
                 f"the lines 0 to {last}. {remedy}"
             )
-        if values.ndim == 1:
-            values = np.repeat(values[:, None], 3, axis=1)
+        elif grey:
+            values = np.repeat(plane[labels == UNKNOWN][:, None], 3, axis=1)
+        else:
+            values = raw.values[labels == UNKNOWN]
         color, count = Counter(map(tuple, values.tolist())).most_common(1)[0]
-        lines = _lines(self.classes)
-        near = min(lines, key=lambda line: sum((a - b) ** 2 for a, b in zip(color, lines[line])))  # noqa: B905
+        lines = table_lines(self.classes)
+        near = min(lines, key=lambda line: math.dist(color, lines[line]))
         target = self._target(near)
         name = "ignored" if target == IGNORE_INDEX else self.classes.names[target]
         return (
@@ -573,7 +371,7 @@ class MaskReader:
         )
 
 
-def _lines(classes: ClassTable) -> dict[int, RGB]:
+def table_lines(classes: ClassTable) -> dict[int, RGB]:
     """The colour of every line of the table, of classes and of what is ignored, by its number."""
     ignored, rest = dict(classes.ignored), iter(classes.colors)
     return {
@@ -582,25 +380,43 @@ def _lines(classes: ClassTable) -> dict[int, RGB]:
     }
 
 
+def _has_white(classes: ClassTable) -> bool:
+    """Whether a class is white; only if none is, 255 means "ignore"."""
+    return (255, 255, 255) in classes.colors
+
+
+def _shows_white(census: Census) -> bool:
+    return not census.lossy and bool(np.isin(census.values, 255 if census.grey else 0xFFFFFF).any())
+
+
+def _decide_palette(classes: ClassTable, found: list[Census]) -> str:
+    """Whether the colours of palette masks are those of the table, in most that show any class."""
+    known = _pack(np.array([*table_lines(classes).values()]))
+    fits = []
+    for census in found:
+        # Index 255 is the border of Pascal VOC, whatever its colour.
+        shown = np.isin(census.values, (0, 255), invert=True)
+        if shown.any():
+            fits.append(bool(np.isin(census.palette[census.values != 255], known).all()))
+    return "colours" if 2 * sum(fits) >= len(fits) else "indices"
+
+
 def _decide_grey(classes: ClassTable, found: list[Census]) -> str:
-    """What grey levels mean: see the rules in the README, "Your own data"."""
-    lines = _lines(classes)
-    table_greys = [color[0] for color in lines.values() if len(set(color)) == 1]
-    white = [] if (255, 255, 255) in lines.values() else [255]
-    indices = [*lines, *white]
-    levels = set().union(*(c.values.tolist() for c in found if c.grey))
-    if any(not c.grey for c in found) or levels <= set(table_greys):
-        return "colours"
-    # 0 and 255 alone would be a data set of nothing but background: it is black and white.
-    if levels <= set(indices) and not (len(classes) == 2 and levels <= {0, 255}):
-        return "indices"
-    if len(classes) == 2:
-        return "binary"
+    """The first reading under which all masks make sense, or else the one under which most do."""
+    lines = table_lines(classes)
+    known = _pack(np.array([*lines.values(), (255, 255, 255)]))
+    greys = [color[0] for color in lines.values() if len(set(color)) == 1]
+    indices = [*lines] if _has_white(classes) else [*lines, 255]
+    shown = set().union(*(census.values.tolist() for census in found if census.grey))
+    if len(classes) == 2 and shown == {0, 255}:
+        indices = [0]  # nothing but background and ignored: it is black and white
     fits = {
-        kind: sum(bool(np.isin(c.values, allowed).all()) for c in found)
-        for kind, allowed in (("indices", indices), ("colours", table_greys + white))
+        "colours": [bool(np.isin(c.values, greys if c.grey else known).all()) for c in found],
+        "indices": [c.grey and bool(np.isin(c.values, indices).all()) for c in found],
     }
-    return max(fits, key=fits.get)
+    if len(classes) == 2:
+        fits["binary"] = [c.grey for c in found]
+    return max(fits, key=lambda kind: sum(fits[kind]))  # of equals the first
 
 
 def _half_of_brightest(found: list[Census]) -> int:
@@ -613,37 +429,9 @@ def _half_of_brightest(found: list[Census]) -> int:
     return max(bright, key=bright.get) // 2 if bright else 128
 
 
-def _cvat_remark(root: Path) -> tuple[str, ...]:
-    """Says so where the validation split is chosen by us."""
-    lists = {path.stem.lower() for path in _cvat_lists(root)} if is_cvat(root) else {"val"}
-    if lists & set(CVAT_LISTS["valid"]):
-        return ()
-    return (f"{CVAT_VALID_SHARE:.0%} of the pictures, chosen by name, are for validation",)
-
-
-def mask_files(root: Path) -> list[Path]:
-    """All masks of a data set, of the splits that exist."""
-    if is_cvat(root):
-        return list_images(Path(root) / "SegmentationClass", recursive=True)
-    folders = [Path(root) / f"{split}_masks" for split in SPLITS]
-    return [path for folder in folders if folder.is_dir() for path in list_images(folder)]
-
-
 def take_census(path: Path) -> Census | UserError:
     """What occurs in a mask, or why that cannot be said."""
     try:
         return Census.of(read_mask_raw(path))
     except UserError as error:
         return error
-
-
-def map_files(work: Callable, items: list, title: str) -> list:
-    """Do `work` on each item in threads (decoders leave the interpreter free), in order.
-
-    A bar shows from two seconds on.
-    """
-    pool = ThreadPoolExecutor(os.cpu_count())
-    try:
-        return list(tqdm(pool.map(work, items), title, len(items), delay=2, dynamic_ncols=True))
-    finally:
-        pool.shutdown(cancel_futures=True)  # after an error, or Ctrl-C, nobody waits for the rest

@@ -1,0 +1,44 @@
+"""Tests run on the CPU, without a screen and without a network."""
+
+import ipaddress
+import os
+import socket
+
+os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+os.environ["MPLBACKEND"] = "Agg"
+os.environ["NO_PROXY"] = os.environ["no_proxy"] = "*"  # local test servers are reached directly
+
+import pytest
+import torch
+
+# Workers of `pytest -n` share the cores; more threads than cores would only wait for each other.
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+torch.set_num_threads(max(1, (os.cpu_count() or 1) // WORKERS))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_network():
+    """Refuse connections that leave this machine."""
+    connect = socket.socket.connect
+
+    def connect_locally(self, address):
+        if self.family != socket.AF_UNIX and not _is_local(address[0]):
+            raise ConnectionRefusedError(f"tests do not use the network, but asked for {address}")
+        return connect(self, address)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", connect_locally)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    """Random tensors are the same whichever tests ran before."""
+    torch.manual_seed(0)
+
+
+def _is_local(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
