@@ -146,8 +146,8 @@ class SegmentationDataset(Dataset):
             )
             changed = self.augmentation(image=image, mask=target)
             image, target = changed["image"], changed["mask"]
-        image = (image.astype(np.float32) - self.mean) / self.std
-        image = np.ascontiguousarray(image.transpose(2, 0, 1))
+        image = np.ascontiguousarray(image.transpose(2, 0, 1)).astype(np.float32)  # (3, H, W)
+        image = (image - self.mean[:, None, None]) / self.std[:, None, None]
         return torch.from_numpy(image), torch.from_numpy(target.astype(np.int64)), index
 
     def _read(self, index: int) -> tuple[np.ndarray, np.ndarray]:

@@ -207,7 +207,8 @@ def run_pipeline(
         try:
             for item in drawn:
                 if isinstance(item, Sound):
-                    writer.write_sound(item)
+                    if not writer.write_sound(item):
+                        reader.note("its sound breaks off")
                     continue
                 frame = item.frame
                 writer.write(frame)

@@ -117,7 +117,8 @@ def write_report(
         history: one row an epoch, as train.py keeps them.
         samples: consumed one at a time, so a generator need not hold all pictures at once.
         settings, facts: what the run was told, and what is known of it (versions, machine, time,
-            throughput); shown as they are, in their order.
+            throughput); shown as they are, in their order. The facts `seconds` and
+            `images_per_second` also stand beside the verdict.
 
     Raises:
         OSError: the file cannot be written.
@@ -186,10 +187,10 @@ def _tiles(metrics: dict, history: list[dict], best: dict | None, facts: Mapping
     tiles = [
         (label, percent(metrics[key]))
         for key, label in (
-            ("pixel_accuracy", "pixels right"),
+            ("pixel_accuracy", "pixel accuracy"),
             ("mean_boundary_iou", "boundary IoU"),
             ("mean_dice", "mean Dice"),
-            ("mean_over_images_iou", "mean of pictures' IoU"),
+            ("mean_over_images_iou", "mean image IoU"),
         )
         if key in metrics
     ]
@@ -198,10 +199,13 @@ def _tiles(metrics: dict, history: list[dict], best: dict | None, facts: Mapping
     if "images" in metrics:
         tiles.append(("pictures", f"{metrics['images']:,}"))
     seconds = sum(row.get("seconds", 0) for row in history) or facts.get("seconds")
+    speed = facts.get("images_per_second")
     if isinstance(seconds, int | float) and seconds > 0:
         tiles.append(("time", duration(seconds)))
         if not history and "images" in metrics:
-            tiles.append(("pictures a second", f"{metrics['images'] / seconds:.3g}"))
+            speed = speed or metrics["images"] / seconds
+    if isinstance(speed, int | float):
+        tiles.append(("images a second", f"{speed:.3g}"))
     return tiles
 
 
@@ -265,7 +269,7 @@ def _charts(history: list[dict], names: tuple[str, ...], best: dict | None) -> l
     epochs = [row["epoch"] for row in history]
     mark = best["epoch"] if best else None
     charts = []
-    for figure, title in (("loss", "Loss"), ("miou", "Mean IoU"), ("pixel_accuracy", "Pixels right")):  # fmt: skip
+    for figure, title in (("loss", "Loss"), ("miou", "Mean IoU"), ("pixel_accuracy", "Pixel accuracy")):  # fmt: skip
         series = [
             (label, color, [row.get(f"{split}_{figure}") for row in history])
             for split, label, color in (("train", "training", 0), ("valid", "validation", 1))

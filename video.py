@@ -111,7 +111,7 @@ class VideoReader:
         self._container = _open(source, self.name)
         try:
             self.stream = self._pick_stream()
-            self.sounds = [s for s in self._container.streams.audio if _decodable(s)]
+            self.sounds = [s for s in self._container.streams.audio if _audible(s)]
             self.rate = Fraction(self.stream.average_rate or self.stream.guessed_rate or 25)
             self._clock = Clock(
                 self.stream.time_base, self.rate, self._start_time(), self._counts_frames()
@@ -121,6 +121,8 @@ class VideoReader:
             self._packets = 0
             self._end = self._sound_end = Fraction(0)  # seconds read so far
             self._sound_dts: dict[int, int] = {}
+            if len(self.sounds) < len(self._container.streams.audio):
+                self.note("a sound track cannot be decoded")
             self.first: av.VideoFrame | None = None
             self._items = self._read()
             self._waiting = self._until_first_frame()
@@ -164,6 +166,11 @@ class VideoReader:
         if batch:
             yield batch
 
+    def note(self, reason: str, time: Fraction | None = None) -> None:
+        """Remember the first damage, at `time` or where reading stands."""
+        if self.damage is None:
+            self.damage = Damage(float(self._end if time is None else time), reason)
+
     def _all(self) -> Iterator[Frame | Sound]:
         turn = Turn(self.matrix)
         waiting, self._waiting = self._waiting, []
@@ -200,7 +207,7 @@ class VideoReader:
             except StopIteration:  # the demuxer has flushed the decoders with empty packets
                 break
             except (av.error.FFmpegError, ValueError) as error:
-                self._note(_reason(error))
+                self.note(_reason(error))
                 yield from picture(None)
                 break
             if packet.stream.index == self.stream.index:  # an empty packet's own index is 0
@@ -214,12 +221,12 @@ class VideoReader:
         try:
             pictures = self.stream.decode(packet)
         except (av.error.FFmpegError, ValueError) as error:
-            self._note(_reason(error))
+            self.note(_reason(error))
             return
         for picture in pictures:
             index, time = self._clock.index, self._clock.time_of(picture.pts)
             if picture.is_corrupt:
-                self._note("the frame is damaged", time)
+                self.note("the frame is damaged", time)
             duration = self._clock.period
             if picture.duration and not self._clock.regular:
                 duration = picture.duration * self.stream.time_base
@@ -252,16 +259,12 @@ class VideoReader:
         try:
             pieces = packet.decode()
         except (av.error.FFmpegError, ValueError) as error:
-            self._note(f"sound: {_reason(error)}")
+            self.note(f"sound: {_reason(error)}")
             return
         for piece in pieces:
             if piece.pts is not None:
                 piece.pts -= round(start / piece.time_base)
             yield Sound(track, piece)
-
-    def _note(self, reason: str, time: Fraction | None = None) -> None:
-        if self.damage is None:
-            self.damage = Damage(float(self._end if time is None else time), reason)
 
     def _note_missing_end(self) -> None:
         length = self._declared_length()
@@ -272,7 +275,7 @@ class VideoReader:
         tolerance = 2 / self.rate if fewer else Fraction(1, 2)
         reached = self._end if self.stream.duration else max(self._end, self._sound_end)
         if length - reached > tolerance:
-            self._note(f"the file ends here, though it says it lasts {float(length):.2f} s")
+            self.note(f"the file ends here, though it says it lasts {float(length):.2f} s")
 
     def _declared_length(self) -> Fraction | None:
         """Seconds that the header promises; None where the container does not say."""
@@ -404,7 +407,7 @@ class VideoWriter:
             if kind is None:
                 self._container.mux(self._video.encode())
                 for track in self._tracks:
-                    if track.encoded and track.started:
+                    if track.encoded and track.started and not track.broken:
                         self._container.mux(track.stream.encode())
         finally:
             self._container.close()
@@ -417,20 +420,26 @@ class VideoWriter:
         picture.duration = max(1, round(frame.duration / tick))
         self._container.mux(self._video.encode(picture))
 
-    def write_sound(self, sound: Sound) -> None:
-        """Copy or encode a piece of sound. A damaged track falls silent instead of the video."""
+    def write_sound(self, sound: Sound) -> bool:
+        """Copy or encode a piece of sound; whether its track could be written.
+
+        A damaged track falls silent from there on, the video goes on.
+        """
         track = self._tracks[sound.track]
+        if track.broken:
+            return False
         try:
-            if not track.encoded:
-                sound.content.stream = track.stream
-                self._container.mux(sound.content)
-            elif not track.broken:
+            if track.encoded:
                 track.started = True
                 self._container.mux(track.stream.encode(sound.content))
+            else:
+                sound.content.stream = track.stream
+                self._container.mux(sound.content)
         except (av.error.FFmpegError, ValueError) as error:
             if isinstance(error, OSError):  # the disk, not the sound
                 raise
             track.broken = True
+        return not track.broken
 
     def _add_video(self, reader: VideoReader, codec: str, quality: float) -> av.VideoStream:
         first = reader.first
@@ -762,6 +771,11 @@ def _device(source: str) -> tuple[str, str | None]:
 
 def _decodable(stream) -> bool:
     return stream.codec_context is not None and stream.codec_context.name != "none"
+
+
+def _audible(stream: av.AudioStream) -> bool:
+    context = stream.codec_context
+    return _decodable(stream) and context.sample_rate > 0 and context.layout.nb_channels > 0
 
 
 def _reason(error: Exception) -> str:

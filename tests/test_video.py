@@ -537,6 +537,31 @@ def test_damaged_bytes_are_read_or_refused_and_never_crash(tmp_path):
     assert sum(counts.values()) == 80
 
 
+def test_a_track_that_cannot_be_written_falls_silent_and_is_reported(run, tmp_path, monkeypatch):
+    source = write_video(tmp_path / "s.mkv", frames=50, sound="pcm_s16le")
+
+    def refuse(*_):
+        raise ValueError("Frame does not match AudioResampler setup.")
+
+    real = video.VideoWriter._add_sound
+
+    class Refusing:
+        def __init__(self, stream):
+            self.encode = refuse
+            self.stream = stream
+
+    def add(writer, stream):
+        track = real(writer, stream)
+        track.stream = Refusing(track.stream)
+        return track
+
+    monkeypatch.setattr(video.VideoWriter, "_add_sound", add)
+    code, said, _ = run("--input", source)
+    assert code == 1
+    assert "its sound breaks off" in said
+    assert len(probe(tmp_path / "out/s.mp4")[1]) == 50
+
+
 def test_a_damaged_clock_never_runs_backwards():
     clock = video.Clock(Fraction(1, 1000), Fraction(25), Fraction(0), counting=False)
     stamps = [0, 40, None, 120, 90, -5, 1 << 50, 400]
