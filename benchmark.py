@@ -72,26 +72,62 @@ class Case:
 def parse_args() -> argparse.Namespace:
     parser = cli.Parser(__doc__)
     parser.add_device()
-    parser.add_argument("--model", choices=VARIANTS, default="faster_vit_0", metavar="VARIANT",
-                        help="one of " + ", ".join(VARIANTS))  # fmt: skip
+    parser.add_argument(
+        "--model",
+        choices=VARIANTS,
+        default="faster_vit_0",
+        metavar="VARIANT",
+        help="one of " + ", ".join(VARIANTS),
+    )
     parser.add_argument("--head", choices=HEADS, default="article", help="decode head")
-    parser.add_argument("--checkpoint", type=Path, metavar="FILE",
-                        help="a trained model, or an .onnx file to compare with PyTorch")  # fmt: skip
-    parser.add_argument("--sizes", type=cli.number(int, 32, 65536), nargs="+", metavar="N",
-                        help="sides of square pictures (default: 512, or the checkpoint's size)")  # fmt: skip
-    parser.add_argument("--batch", type=cli.positive_int, metavar="B",
-                        help="pictures at once (default: 1 for inference, 2 for training)")  # fmt: skip
-    parser.add_argument("--mode", choices=("inference", "train", "both"), default="both",
-                        help="what is measured")  # fmt: skip
-    parser.add_argument("--amp", choices=("auto", "bf16", "fp16", "off"), default="off",
-                        help="precision of the matrix products")  # fmt: skip
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        metavar="FILE",
+        help="a trained model, or an .onnx file to compare with PyTorch",
+    )
+    parser.add_argument(
+        "--sizes",
+        type=cli.number(int, 32, 65536),
+        nargs="+",
+        metavar="N",
+        help="sides of square pictures (default: 512, or the checkpoint's size)",
+    )
+    parser.add_argument(
+        "--batch",
+        type=cli.positive_int,
+        metavar="B",
+        help="pictures at once (default: 1 for inference, 2 for training)",
+    )
+    parser.add_argument(
+        "--mode", choices=("inference", "train", "both"), default="both", help="what is measured"
+    )
+    parser.add_argument(
+        "--amp",
+        choices=("auto", "bf16", "fp16", "off"),
+        default="off",
+        help="precision of the matrix products",
+    )
     parser.add_argument("--compile", action="store_true", help="measure torch.compile beside it")
-    parser.add_argument("--compare", action="store_true",
-                        help="measure the article's literal order of the same weights beside it")  # fmt: skip
-    parser.add_argument("--repeats", type=cli.positive_int, default=5, metavar="N",
-                        help="measurements, whose median counts")  # fmt: skip
-    parser.add_argument("--out", type=Path, default=DEFAULT_OUT_DIR / "benchmark.csv",
-                        metavar="FILE", help="the table as CSV")  # fmt: skip
+    parser.add_argument(
+        "--compare",
+        action="store_true",
+        help="measure the article's literal order of the same weights beside it",
+    )
+    parser.add_argument(
+        "--repeats",
+        type=cli.positive_int,
+        default=5,
+        metavar="N",
+        help="measurements, whose median counts",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=DEFAULT_OUT_DIR / "benchmark.csv",
+        metavar="FILE",
+        help="the table as CSV",
+    )
     return parser.parse_args()
 
 
@@ -123,11 +159,12 @@ def build(case: Case) -> nn.Module | Callable[[Tensor], Tensor]:
     """The model of a case, with the weights of its checkpoint where it names one."""
     if case.run == "onnxruntime":
         return onnx_model.load(case.checkpoint, torch.device(case.device))[0]
-    given = case.checkpoint if case.checkpoint and case.checkpoint.suffix != ".onnx" else None
-    if given and not (case.run == "literal" and case.head != "article"):
-        model = load_model(given).model
+    # The literal order is the article's: other heads are held against its head, too.
+    head = "article" if case.run == "literal" else case.head
+    if case.checkpoint and case.checkpoint.suffix != ".onnx" and head == case.head:
+        model = load_model(case.checkpoint).model
     else:
-        model = build_model(case.variant, case.head, case.num_classes)
+        model = build_model(case.variant, head, case.num_classes)
     return wrap(model.to(case.device), case.run)
 
 

@@ -4,6 +4,8 @@ A checkpoint holds tensors, numbers, strings and lists, never code, and rebuilds
 `load_model(path)` needs nothing else. The article's files, which hold a state dict alone, load too.
 """
 
+import errno
+import math
 import platform
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,7 @@ import pretrained
 from config import DEFAULT_WEIGHTS_DIR, ClassTable, ModelConfig
 from errors import UserError
 from files import replacing
+from images import printable
 from segmentation_model import (
     HEADS,
     VARIANTS,
@@ -61,7 +64,11 @@ def save_checkpoint(
         **rest,
     }
     with replacing(path) as temporary:
-        torch.save(content, temporary)
+        try:
+            torch.save(content, temporary)
+        except RuntimeError as error:  # PyTorch's writer hides what the system said
+            why = "cannot be written, most likely because the disk is full"
+            raise OSError(errno.EIO, why, str(path)) from error
 
 
 def read_checkpoint(path: Path) -> dict:
@@ -117,9 +124,12 @@ def _described(content: dict, path: Path) -> tuple[ModelConfig, ClassTable]:
             config.variant in VARIANTS and config.head in HEADS
             and 1 <= config.num_classes == len(classes) <= 254
             and len(config.input_size) == 2
-            and all(1 <= side <= 65536 for side in config.input_size)
+            and all(32 <= side <= 16384 for side in config.input_size)
             and len(config.mean) == len(config.std) == 3 and all(value > 0 for value in config.std)
+            and all(math.isfinite(value) for value in config.mean + config.std)
             and len(classes.colors) == len(classes.vis_colors) == len(classes)
+            and all(0 <= value <= 255 for value in sum(classes.colors + classes.vis_colors, ()))
+            and all(printable(name) == name for name in classes.names)
         )  # fmt: skip
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UserError(
@@ -138,7 +148,10 @@ def _articles(state: dict, path: Path) -> tuple[ModelConfig, ClassTable]:
         raise UserError(
             f"{path} holds no segmentation model; give a checkpoint that train.py wrote."
         )
-    count = classifier.shape[0]
+    count = classifier.shape[0] if classifier.ndim == 4 else 0
+    if not 1 <= count <= 254:
+        raise UserError(f"{path} has a classifier of the shape {tuple(classifier.shape)}; it is "
+                        "no segmentation model.")  # fmt: skip
     classes = ClassTable.default()
     if count != len(classes):
         names = tuple(f"class {index}" for index in range(count))

@@ -1,6 +1,7 @@
 """What all command lines share: checked argument types, the usual flags, errors in one sentence."""
 
 import argparse
+import io
 import math
 import sys
 import traceback
@@ -61,7 +62,7 @@ def number(
     return parse
 
 
-pixels = number(int, 1, 65536)
+pixels = number(int, 32, 16384)  # a side of the network's input
 positive_int = number(int, 1)
 natural = number(int, 0)
 positive_float = number(float, 0, open_low=True)
@@ -75,6 +76,9 @@ def run(main: Callable[[], int | None]) -> None:
     sentence asks for `--debug`). 130: interrupted by Ctrl-C.
     """
     debug = "--debug" in sys.argv
+    for stream in (sys.stdout, sys.stderr):  # not every terminal can print every name
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = main()
     except KeyboardInterrupt:
@@ -93,12 +97,20 @@ def run(main: Callable[[], int | None]) -> None:
 
 def explain(error: Exception) -> str:
     """One sentence for any error: our own as they are, the system's with the file's name."""
+    sentence = " ".join(_sentence(error).split())
+    # Names in it may come from a stranger; what controls a terminal is shown, not obeyed.
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in sentence)
+
+
+def _sentence(error: Exception) -> str:
     if isinstance(error, UserError):
-        return " ".join(str(error).split())
+        return str(error)
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         return (
             f"{where}{error.strerror or error}. Nothing was half-written; put this right and retry."
         )
     text = " ".join(str(error).split())[:300]
+    if isinstance(error, MemoryError) or "not enough memory" in text or "t allocate memory" in text:
+        return f"The memory is too small ({text[:120]}): try a smaller --imgsz, --batch or --tile."
     return f"unexpected {type(error).__name__}: {text} (run again with --debug for the traceback)"

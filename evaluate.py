@@ -93,12 +93,12 @@ def main() -> int:
     pairs = find_pairs(args.data, args.split)
     if distributed.is_main():
         print(reader.describe())
-    started = time.time()
-    records = evaluate_pairs(predictor, pairs, reader)
-    if distributed.is_main():
-        metrics = summarise(records, predictor.classes)
-        print(table(metrics))
-        with lock_folder(args.out_dir):
+    with lock_folder(args.out_dir, distributed.is_main()):
+        started = time.time()
+        records = evaluate_pairs(predictor, pairs, reader)
+        if distributed.is_main():
+            metrics = summarise(records, predictor.classes)
+            print(table(metrics))
             write_text(args.out_dir / "metrics.json", json.dumps(metrics, indent=1) + "\n")
             write_per_image(args.out_dir / "per_image.csv", records, predictor.classes)
             draw_confusion(args.out_dir / "confusion_matrix.png", metrics)
@@ -114,7 +114,7 @@ def main() -> int:
                 classes=predictor.classes, samples=samples(predictor, pairs, reader, records),
                 facts=facts,
             )  # fmt: skip
-        print(f"Results are in {args.out_dir}/")
+            print(f"Results are in {args.out_dir}/")
     distributed.shutdown()
     return 0
 

@@ -37,15 +37,18 @@ def replacing(path: Path) -> Iterator[Path]:
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and temporary.name in str(error.filename or temporary):
+            error.filename, error.filename2 = str(path), None  # the name that the user knows
         raise
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 text file whole or not at all."""
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="")
+        # File names need not be Unicode; one that is not must not cost all other lines.
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
 
 
 def _umask() -> int:
@@ -61,12 +64,17 @@ def lock_folder(folder: Path, mine: bool = True) -> Iterator[None]:
     The system drops the lock with the process that holds it, so a killed run blocks nobody.
 
     Raises:
-        UserError: another process holds it.
+        UserError: another process holds it, or a file is in its place.
     """
     if not mine:
         yield
         return
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UserError(
+            f"{folder} is or lies in a file, not a folder; choose another --out-dir."
+        ) from error
     with open(folder / ".lock", "a+") as file:
         if fcntl is not None:
             try:

@@ -34,9 +34,10 @@ from config import ClassTable
 from errors import UserError
 from files import lock_folder, replacing, write_text
 from images import encode_jpeg, list_images, printable, read_image, write_image, write_mask
+from pairs import read_text
 from predictor import Predictor
 from report import GalleryRow, write_gallery
-from utils import colour_mask, draw_legend, fit_within, overlay
+from utils import colour_mask, draw_legend, overlay, shrink
 
 KINDS = ("overlay", "mask", "colour", "prob", "cvat")
 ENDINGS = {"overlay": ".jpg", "mask": ".png", "colour": ".png", "prob": ".npz"}
@@ -135,9 +136,8 @@ def _pictures(path: Path, text: str, recursive: bool) -> Iterator[tuple[Path, Pa
         for picture in list_images(path, recursive):
             yield picture, picture.relative_to(path)
     elif path.is_file() and path.suffix.lower() == ".txt":
-        for line in path.read_text(encoding="utf-8-sig").splitlines():
-            if line.strip():
-                yield Path(line.strip()), Path(Path(line.strip()).name)
+        for line in filter(None, map(str.strip, read_text(path).splitlines())):
+            yield Path(line), Path(Path(line).name or "unnamed")
     elif path.exists() or path.is_symlink():
         yield path, Path(path.name)
     elif any(sign in text for sign in "*?["):
@@ -212,7 +212,7 @@ def write_results(args, name: str, path: Path, image: np.ndarray, mask: np.ndarr
             np.savez_compressed(temporary, probabilities=probabilities, classes=classes.names)
     severity, shares, figures = measure(mask, classes, args.mm_per_pixel)
     row = [str(path), image.shape[1], image.shape[0], severity, *figures]
-    small = encode_jpeg(fit_within(tinted, 240, 320), quality=70)
+    small = encode_jpeg(shrink(tinted, 320), quality=70)
     return Result(name, str(path), row, severity, shares, small)
 
 
@@ -240,11 +240,11 @@ def write_cvat(path: Path, out_dir: Path, results: list[Result], classes: ClassT
         lines.append(f"{label}:{','.join(map(str, color))}::")
     with replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         archive.writestr("labelmap.txt", "\n".join(lines) + "\n")
-        names = "".join(f"{result.name}\n" for result in results)
+        names = "".join(f"{printable(result.name)}\n" for result in results)
         archive.writestr("ImageSets/Segmentation/default.txt", names)
         for result in results:
             mask = output(out_dir, result.name, "mask")
-            archive.write(mask, f"SegmentationClass/{result.name}.png")
+            archive.write(mask, f"SegmentationClass/{printable(result.name)}.png")
 
 
 # --- The run --------------------------------------------------------------------------------------
@@ -330,13 +330,16 @@ def summarise(args, classes: ClassTable, results: list[Result], bad: list[str],
         write_cvat(args.out_dir / "cvat.zip", args.out_dir, results, classes)
     rows = [
         GalleryRow(
-            result.name, result.severity, result.shares, result.thumbnail,
+            printable(result.name), result.severity, result.shares, result.thumbnail,
             str(output(Path(), result.name, "overlay")) if "overlay" in args.save else None,
         )
         for result in results
     ]  # fmt: skip
-    write_gallery(args.out_dir / "summary.html", title="Segmented pictures", classes=classes,
-                  rows=rows, out_dir=args.out_dir)  # fmt: skip
+    whole = "the foreground" if len(classes) > 2 else "the picture"
+    write_gallery(
+        args.out_dir / "summary.html", title="Segmented pictures", classes=classes, rows=rows,
+        out_dir=args.out_dir, note=f"Severity is the share of {classes.names[-1]} in {whole}.",
+    )  # fmt: skip
     print(f"{len(results)} pictures segmented; results are in {args.out_dir}/, see summary.html")
     if bad:
         write_text(args.out_dir / "skipped.txt", "".join(f"{line}\n" for line in bad))

@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from checkpoint import FORMAT, described
+from checkpoint import FORMAT
+from checkpoint import _described as described
 from config import ClassTable, ModelConfig
 from errors import UserError
 
@@ -79,7 +80,7 @@ def load(path: Path, device: torch.device) -> tuple[OnnxModel, ModelConfig, Clas
         UserError: onnx or onnxruntime is missing, or the file is damaged or not one of ours.
     """
     path = Path(path)
-    onnx, onnxruntime = _packages()
+    onnx, onnxruntime = packages()
     if not path.is_file():
         raise UserError(f"{path} is not a file; give the path of an .onnx file.")
     proto = _parse(onnx, path)
@@ -103,7 +104,7 @@ def load(path: Path, device: torch.device) -> tuple[OnnxModel, ModelConfig, Clas
     return OnnxModel(session, path, config.num_classes, config.input_size, batch), config, classes
 
 
-def _packages():
+def packages():
     try:
         import onnx
         import onnxruntime
@@ -172,7 +173,7 @@ def _tensors(message) -> Iterator:
         return
     for field, value in message.ListFields():
         if field.message_type is not None:
-            for part in value if field.is_repeated else [value]:
+            for part in [value] if hasattr(value, "DESCRIPTOR") else value:  # or repeated
                 yield from _tensors(part)
 
 

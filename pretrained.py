@@ -23,6 +23,9 @@ WEIGHTS_URL = "https://huggingface.co/ahatamiz/FasterViT/resolve/main/"
 
 # NVIDIA's files carry caches of the size that was trained at. They are computed, never learnt.
 CACHES = (".relative_coords_table", ".relative_position_index", ".relative_bias")
+# What weights are made of; a file may hold other kinds of tensors, which no layer of ours has.
+PLAIN_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int32,
+               torch.int64, torch.uint8, torch.bool)  # fmt: skip
 # The carrier tokenizer's position convolution is stored there a second time under this name.
 SECOND_NAME = ".to_global_feature.pos."
 
@@ -36,12 +39,13 @@ def read_checkpoint_file(path: Path) -> dict:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path} is not a file; give the path of a checkpoint.")
+    _refuse_inflated(path)
     try:
         # NVIDIA's files hold their training flags as a Namespace, a bare container of values.
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "Unsupported" in str(error) or "GLOBAL" in str(error):
+        if "GLOBAL" in str(error):
             raise UserError(
                 f"{path} holds more than weights and is not loaded, because loading it could run "
                 "a stranger's code; ask its author for the state dict alone."
@@ -57,6 +61,28 @@ def read_checkpoint_file(path: Path) -> dict:
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__}, not a checkpoint's dictionary.")
     return content
+
+
+def _refuse_inflated(path: Path) -> None:
+    """Refuse an archive that unpacks to more than its own size, before anything is allocated.
+
+    `torch.save` never compresses, so only a forged file claims more than it holds.
+
+    Raises:
+        UserError: it does.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            claimed = sum(entry.file_size for entry in archive.infolist())
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):
+        return  # what cannot be listed, PyTorch refuses
+    if claimed > path.stat().st_size:
+        raise UserError(
+            f"{path} claims to unpack to {claimed / 2**20:.0f} MiB, more than it holds; it is "
+            "damaged or forged, get another."
+        )
 
 
 def fetch(url: str, path: Path) -> Path:
@@ -99,13 +125,21 @@ def state_dict_of(content: dict, path: Path) -> dict[str, torch.Tensor]:
             state = content[key]
             break
     state = {str(name).removeprefix("module."): value for name, value in state.items()}
-    if not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    if not state or not all(_is_plain(value) for value in state.values()):
         raise UserError(f"{path} holds no state dict (a name and a tensor each); is it a model?")
     return {
         name: value
         for name, value in state.items()
         if not name.endswith(CACHES) and SECOND_NAME not in name
     }
+
+
+def _is_plain(value: object) -> bool:
+    """Whether a value is a tensor that holds all its numbers: not sparse, quantised or complex."""
+    return (
+        isinstance(value, torch.Tensor) and value.layout == torch.strided
+        and value.device.type == "cpu" and value.dtype in PLAIN_TYPES
+    )  # fmt: skip
 
 
 def load_exactly(
@@ -127,14 +161,15 @@ def load_exactly(
     fits = {}
     for name, tensor in own.items():
         given = state.get(name)
-        if given is not None and given.shape == tensor.shape:
+        same_kind = given is not None and given.is_floating_point() == tensor.is_floating_point()
+        if same_kind and given.shape == tensor.shape:
             fits[name] = given
         elif name.startswith(optional) if optional else False:
             continue
         elif given is None and name.endswith("num_batches_tracked"):
             fits[name] = torch.zeros_like(tensor, device="cpu")  # a counter; older files lack it
         else:
-            found = "is missing" if given is None else f"has the shape {tuple(given.shape)}"
+            found = f"has the shape {tuple(given.shape)}" if same_kind else "is missing"
             raise UserError(
                 f"{path} does not fit this model: {name} {found}, expected {tuple(tensor.shape)}; "
                 "check the variant, the head and the number of classes."

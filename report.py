@@ -29,7 +29,8 @@ from images import printable
 from utils import overlay
 
 # Colours of the error map, RGB: four of Okabe and Ito's, which stay apart for colour-blind readers.
-RIGHT, MISSED, FALSE_ALARM, WRONG_CLASS = (0, 158, 115), (213, 94, 0), (86, 180, 233), (240, 228, 66)  # fmt: skip
+RIGHT, MISSED = (0, 158, 115), (213, 94, 0)
+FALSE_ALARM, WRONG_CLASS = (86, 180, 233), (240, 228, 66)
 IGNORED = (185, 185, 185)
 
 # The longer side of an embedded view, in pixels, and how many lines a chart can carry.
@@ -177,7 +178,8 @@ def _mistakes(names: tuple[str, ...], counts: np.ndarray, index: int) -> Iterato
         yield f" {missed.sum() / truth:.0%} of it is missed, mostly called {names[other]}."
     if false.any():
         other = int(false.argmax())
-        yield f" {false.sum() / called:.0%} of what is called {name} is not, mostly {names[other]}."
+        share = f"{false.sum() / called:.0%} of what is called {name}"
+        yield f" {share} is something else, mostly {names[other]}."
     if truth and not called:
         yield f" Nothing was ever called {name}."
 
@@ -205,7 +207,7 @@ def _tiles(metrics: dict, history: list[dict], best: dict | None, facts: Mapping
         if not history and "images" in metrics:
             speed = speed or metrics["images"] / seconds
     if isinstance(speed, int | float):
-        tiles.append(("images a second", f"{speed:.3g}"))
+        tiles.append(("pictures a second", f"{speed:.3g}"))
     return tiles
 
 
@@ -269,7 +271,8 @@ def _charts(history: list[dict], names: tuple[str, ...], best: dict | None) -> l
     epochs = [row["epoch"] for row in history]
     mark = best["epoch"] if best else None
     charts = []
-    for figure, title in (("loss", "Loss"), ("miou", "Mean IoU"), ("pixel_accuracy", "Pixel accuracy")):  # fmt: skip
+    for figure, title in (("loss", "Loss"), ("miou", "Mean IoU"),
+                          ("pixel_accuracy", "Pixel accuracy")):  # fmt: skip
         series = [
             (label, color, [row.get(f"{split}_{figure}") for row in history])
             for split, label, color in (("train", "training", 0), ("valid", "validation", 1))
@@ -434,8 +437,8 @@ def _legend(classes: ClassTable) -> dict[str, list[tuple]]:
 
 
 def _jpeg_uri(image: np.ndarray) -> Markup:
-    """A picture as a data URI; full colour resolution, or thin coloured lines would turn grey."""
-    flags = [cv2.IMWRITE_JPEG_QUALITY, 82]
+    """A picture as a data URI, fine enough that small coloured spots do not turn grey."""
+    flags = [cv2.IMWRITE_JPEG_QUALITY, 92]
     flags += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
     _, encoded = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), flags)
     return _data_uri(encoded.tobytes())

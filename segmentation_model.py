@@ -11,7 +11,6 @@ not: whatever depends on the size is computed from the size that comes.
 import copy
 import itertools
 import math
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from timm.layers import DropPath, LayerNorm2d, Mlp, trunc_normal_
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+import cli
 import pretrained as weights
 from config import DEFAULT_WEIGHTS_DIR, IMAGENET_MEAN, IMAGENET_STD
 from errors import UserError
@@ -518,8 +518,15 @@ def run_article_head(head: nn.Sequential, features: list[Tensor], size: Size) ->
         x = first(torch.cat([resize(feature, grid) for feature in features], dim=1))
     for step in between:
         x = step(x)
-    if type(upsample) is not nn.Upsample or _has_hooks(upsample):
+    if not _is_plain_upsampling(upsample, size):
         return classifier(upsample(x))
+    if _has_hooks(upsample):
+        before = upsample.size, upsample.scale_factor
+        upsample.size, upsample.scale_factor = size, None  # four times the grid may be too much
+        try:
+            return classifier(upsample(x))
+        finally:
+            upsample.size, upsample.scale_factor = before
     if _is_plain_conv(classifier, kernel=1, padding=0):
         return resize(classifier(x), size)
     return classifier(resize(x, size))
@@ -528,6 +535,16 @@ def run_article_head(head: nn.Sequential, features: list[Tensor], size: Size) ->
 def _has_hooks(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks
                 or module._backward_hooks or module._backward_pre_hooks)  # fmt: skip
+
+
+def _is_plain_upsampling(module: nn.Module, size: Size) -> bool:
+    """Whether a module does what the article's upsampling to the picture's size does."""
+    return (
+        type(module) is nn.Upsample
+        and module.mode == "bilinear"
+        and not module.align_corners
+        and (module.scale_factor == 4 or module.size in (size, list(size)))
+    )
 
 
 def _is_plain_conv(module: nn.Module, kernel: int, padding: int) -> bool:
@@ -842,7 +859,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    cli.run(main)

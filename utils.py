@@ -11,6 +11,7 @@ import torch
 from config import ClassTable
 from errors import UserError
 from files import replacing
+from images import resize_image
 
 matplotlib.use("Agg")  # no window: training runs on servers
 import matplotlib.pyplot as plt
@@ -111,14 +112,20 @@ def _ascii(name: str) -> str:
     return name.encode("ascii", "replace").decode()[:40]
 
 
+def shrink(image: np.ndarray, longest: int) -> np.ndarray:
+    """Scale a picture down until its longer side has `longest` pixels."""
+    scale = min(1.0, longest / max(image.shape[:2]))
+    size = tuple(max(1, round(side * scale)) for side in image.shape[:2])
+    return resize_image(image, size)
+
+
 def fit_within(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """Scale a picture to fit into a box, its sides in proportion, and centre it on white."""
     scale = min(height / image.shape[0], width / image.shape[1])
     h, w = max(1, round(image.shape[0] * scale)), max(1, round(image.shape[1] * scale))
-    way = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     canvas = np.full((height, width, 3), 255, dtype=np.uint8)
     top, left = (height - h) // 2, (width - w) // 2
-    canvas[top : top + h, left : left + w] = cv2.resize(image, (w, h), interpolation=way)
+    canvas[top : top + h, left : left + w] = resize_image(image, (h, w))
     return canvas
 
 

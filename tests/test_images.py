@@ -148,6 +148,14 @@ def test_exif_behind_the_pixels_of_a_png_counts(tmp_path, picture):
     assert image_size(tmp_path / "a.png") == read_image(tmp_path / "a.png").shape[:2] == (64, 40)
 
 
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif", "a.webp"])
+def test_a_size_is_read_without_decoding(tmp_path, picture, name, monkeypatch):
+    Image.fromarray(picture).save(tmp_path / name)
+    kind = type(Image.open(tmp_path / name))
+    monkeypatch.setattr(kind, "load", lambda _: pytest.fail("it was decoded"))
+    assert image_size(tmp_path / name) == picture.shape[:2]
+
+
 def test_broken_exif_turns_nothing(tmp_path, picture):
     Image.fromarray(picture).save(tmp_path / "a.jpg", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
     assert read_image(tmp_path / "a.jpg").shape == picture.shape
@@ -223,7 +231,7 @@ def test_bad_files_are_refused_with_a_sentence(tmp_path, picture):
 
 def test_a_pipe_never_hangs(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
-    refused(tmp_path / "pipe.png", "pipe")
+    refused(tmp_path / "pipe.png", "regular file")
     with pytest.raises(UserError):
         image_size(tmp_path / "pipe.png")
 
@@ -369,6 +377,8 @@ def test_masks_are_resized_without_new_values_and_without_a_shift():
         assert set(np.unique(small)) == {0, 200}
         rows = np.flatnonzero((small == 200).any(1))
         assert abs((rows[0] + rows[-1] + 1) / 2 / size[0] - 0.5) <= 0.5 / size[0]
+    steps = np.arange(8, dtype=np.uint8)[None].repeat(8, axis=0)
+    assert resize_mask(steps, (2, 2)).tolist() == [[2, 6], [2, 6]], "the pixel under the centre"
 
 
 def test_images_shrink_by_averaging():
