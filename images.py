@@ -110,7 +110,7 @@ def printable(name: object) -> str:
     """A name from a stranger's file as it may be printed: control characters are escaped."""
     return "".join(
         char if unicodedata.category(char)[0] != "C" else char.encode("unicode_escape").decode()
-        for char in os.fsencode(str(name)).decode("utf-8", "backslashreplace")
+        for char in str(name)
     )
 
 

@@ -429,7 +429,8 @@ def save_valid_picture(
     rows = []
     for index in chosen:
         pair = dataset.pairs[index]
-        image, truth = read_image(pair.image), dataset.reader.read(pair)
+        image = read_image(pair.image)
+        truth = dataset.reader.read(pair, image.shape[:2])
         mask = predictor.masks([image])[0]
         views = [
             image,
@@ -504,7 +505,7 @@ def run(args: argparse.Namespace, saved: dict | None, device: torch.device) -> N
     size = (args.imgsz[1], args.imgsz[0])
     reader = MaskReader.for_data(args.data)
     classes = reader.classes
-    pairs = {split: find_pairs(args.data, split) for split in ("train", "valid")}
+    pairs = {split: find_pairs(args.data, split, args.skip_bad) for split in ("train", "valid")}
     say(reader.describe())
     checked = [check_pairs(pairs[split], reader, args.skip_bad) for split in pairs]
     fingerprint = data_fingerprint(args.data, checked)

@@ -100,16 +100,16 @@ import json, logging, os, random, sys
 touched = []
 
 def watch(event, arguments):
-    if event in ("socket.connect", "socket.getaddrinfo", "socket.bind", "os.mkdir", "os.rename",
-                 "os.remove", "subprocess.Popen", "os.system"):
+    if event in ("socket.connect", "socket.getaddrinfo", "socket.bind"):
         touched.append((event, str(arguments)[:200]))
-    if event == "open" and isinstance(arguments[0], str):
-        path = os.path.abspath(arguments[0])
-        writes = arguments[2] is not None and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
-        if writes and path.startswith((root, os.getcwd())):
-            touched.append((event, path))
-    if event.startswith("socket.") and event != "socket.__new__" and "gethostname" not in event:
         raise ConnectionRefusedError("no network in this test")
+    if event in ("subprocess.Popen", "os.system"):
+        touched.append((event, str(arguments)[:200]))
+    if event in ("open", "os.mkdir", "os.remove") and isinstance(arguments[0], str):
+        flags = arguments[2] if event == "open" else os.O_CREAT
+        writes = flags is not None and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+        if writes and os.path.abspath(arguments[0]).startswith((root, os.getcwd())):
+            touched.append((event, arguments[0]))
 
 root, rooms = sys.argv[1], sys.argv[2:]
 sys.path.insert(0, root)
