@@ -96,7 +96,7 @@ def load_model(path: Path) -> Loaded:
     content = read_checkpoint(path)
     state = pretrained.state_dict_of(content, path)
     if "model_config" in content:
-        config, classes = _described(content, path)
+        config, classes = described(content, path)
     else:
         config, classes = _articles(state, path)
     # Weights come from the file: to draw random ones first would only cost time.
@@ -107,7 +107,7 @@ def load_model(path: Path) -> Loaded:
     return Loaded(model.eval(), config, classes, content)
 
 
-def _described(content: dict, path: Path) -> tuple[ModelConfig, ClassTable]:
+def described(content: dict, path: Path) -> tuple[ModelConfig, ClassTable]:
     """The configuration and the classes that a checkpoint of ours carries, checked."""
     try:
         plain = content["model_config"]

@@ -40,7 +40,8 @@ def replacing(path: Path) -> Iterator[Path]:
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and temporary.name in str(error.filename or temporary):
-            error.filename, error.filename2 = str(path), None  # the name that the user knows
+            reason = error.strerror or str(error)
+            raise OSError(error.errno, reason, str(path)) from error  # the name the user knows
         raise
 
 

@@ -11,8 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from checkpoint import FORMAT
-from checkpoint import _described as described
+from checkpoint import FORMAT, described
 from config import ClassTable, ModelConfig
 from errors import UserError
 

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import onnx_model
 from checkpoint import load_model
 from config import ClassTable, ModelConfig
 from images import resize_image
@@ -58,14 +59,19 @@ class Predictor:
     def load(
         cls, path: Path, size: Size | None = None, device: str = "auto", **options
     ) -> "Predictor":
-        """Make the predictor of a checkpoint, its BatchNorms folded away.
+        """Make the predictor of a checkpoint, its BatchNorms folded away, or of an ONNX file.
 
         Raises:
             UserError: the checkpoint or the device cannot be used.
         """
-        loaded = load_model(Path(path))
-        model = fold_batchnorm(loaded.model)
-        return cls(model, loaded.config, loaded.classes, size, choose_device(device), **options)
+        chosen = choose_device(device)
+        if Path(path).suffix.lower() == ".onnx":
+            model, config, classes = onnx_model.load(Path(path), chosen)
+        else:
+            loaded = load_model(Path(path))
+            model = fold_batchnorm(loaded.model)
+            config, classes = loaded.config, loaded.classes
+        return cls(model, config, classes, size, chosen, **options)
 
     def to(self, device: torch.device) -> None:
         """Move the model."""

@@ -261,7 +261,7 @@ class WindowAttention(nn.Module):
         if carriers:
             bias = F.pad(bias, (carriers, 0, carriers, 0))
         x = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=bias.to(q.dtype), scale=self.scale,
+            q, k, v, attn_mask=bias[None].to(q.dtype), scale=self.scale,
             dropout_p=self.attn_drop if self.training else 0.0,
         )  # fmt: skip
         return self.proj_drop(self.proj(x.transpose(1, 2).reshape(B, N, C)))

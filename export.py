@@ -1,0 +1,270 @@
+"""Write a trained model as an ONNX file that other programs run, and prove that it is the same.
+
+    pip install -r requirements-export.txt
+    python export.py --model outputs/best_model_iou.pth
+    python export.py --model outputs/best_model_iou.pth --imgsz 640 480 --images my_photographs
+    python export.py --model outputs/best_model_iou.pth --half --dynamic-batch --out-dir exported
+
+The file takes normalised RGB (B, 3, HEIGHT, WIDTH) float32 and gives logits (B, K, HEIGHT, WIDTH).
+Height and width are those of --imgsz and cannot change afterwards, because the windows of the
+attention depend on them: export once per size. Class names, colours, size and normalisation are in
+its metadata, and inference_image.py and inference_video.py take it as --model. It is run before it
+gets its name: where more than 0.1 % of the pixels get another class, no file is left behind.
+"""
+
+import argparse
+import copy
+import glob
+import json
+import warnings
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+import cli
+import onnx_model
+from checkpoint import FORMAT, Loaded, load_model
+from config import DEFAULT_OUT_DIR
+from errors import UserError
+from files import replacing
+from images import list_images, read_image
+from predictor import Predictor
+from segmentation_model import FasterViT, PositionTable, fold_batchnorm
+
+Size = tuple[int, int]
+
+# Share of pixels that may get another class than PyTorch gives them.
+MAX_DIFFERENT = 0.001
+# A protobuf message, which an ONNX file is, cannot be larger than 2 GiB; the graph needs some too.
+MAX_INSIDE = 2**31 - 2**26
+MAX_IMAGES = 16
+
+
+def parse_args() -> argparse.Namespace:
+    parser = cli.Parser(__doc__)
+    parser.add_argument("--model", type=Path, required=True, help="checkpoint of train.py")
+    parser.add_imgsz(None, "size that the file is for; the training's if not given")
+    parser.add_argument("--out-dir", type=Path, default=DEFAULT_OUT_DIR / "export", help="folder")
+    parser.add_argument("--half", action="store_true", help="weights in 16 bits: half the file")
+    parser.add_argument("--dynamic-batch", action="store_true", help="any number of pictures")
+    parser.add_argument(
+        "--images",
+        type=Path,
+        metavar="FOLDER",
+        help=f"photographs to compare on (the first {MAX_IMAGES}); drawn textures if not given",
+    )
+    return parser.parse_args()
+
+
+# --- The graph ------------------------------------------------------------------------------------
+
+
+class FixedTable(nn.Module):
+    """A position table that was computed for the one size of the export."""
+
+    def __init__(self, table: Tensor):
+        super().__init__()
+        self.register_buffer("table", table.detach().clone())
+
+    def forward(self, height: int, width: int) -> Tensor:
+        return self.table
+
+
+def freeze_positions(model: FasterViT, size: Size) -> FasterViT:
+    """A copy for one size, its position tables constants: their networks need not run again."""
+    model, tables = copy.deepcopy(model).eval(), {}
+    hooks = [
+        module.register_forward_hook(lambda module, _, table: tables.update({module: table}))
+        for module in model.modules()
+        if isinstance(module, PositionTable)
+    ]
+    with torch.no_grad():
+        model(torch.zeros(1, 3, *size))
+    for hook in hooks:
+        hook.remove()
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if child in tables:
+                setattr(parent, name, FixedTable(tables[child]))
+    return model
+
+
+class HalfInside(nn.Module):
+    """A model that computes in 16 bits and speaks in 32, like every other export."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model.half()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(images.half()).float()
+
+
+def to_onnx(loaded: Loaded, size: Size, half: bool, dynamic_batch: bool):
+    """Translate a model into an ONNX graph with its description: `torch.onnx.ONNXProgram`."""
+    model = freeze_positions(fold_batchnorm(loaded.model), size)
+    model = HalfInside(model).eval() if half else model
+    # A batch of one would be taken for a constant.
+    images = torch.zeros(2 if dynamic_batch else 1, 3, *size)
+    batch = {0: torch.export.Dim("batch", min=1, max=1024)} if dynamic_batch else None
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's, on its own insides
+        program = torch.onnx.export(
+            model, (images,), dynamo=True, verbose=False, input_names=["images"],
+            output_names=["logits"], dynamic_shapes=(batch,) if batch else None,
+        )  # fmt: skip
+    config = loaded.config.to_plain() | {"input_size": list(size)}
+    description = {
+        "format": FORMAT, "model_config": config, "classes": loaded.classes.to_plain(),
+    }  # fmt: skip
+    for key, value in description.items():
+        program.model.metadata_props[key] = json.dumps(value)
+    return program
+
+
+def write(program, path: Path, name: str, limit: int = MAX_INSIDE) -> Path | None:
+    """Write the graph; weights that do not fit into one file go into a second one beside it.
+
+    The second file has a name of its own each time, so that an older export of the same name stays
+    whole until the new one takes its place.
+
+    Args:
+        name: what the second file's name begins with.
+        limit: bytes of weights from which on they are kept apart.
+
+    Returns:
+        the second file, None where there is none.
+    """
+    from onnxscript import ir
+
+    size = sum(value.const_value.nbytes for value in program.model.graph.initializers.values())
+    if size <= limit:
+        ir.save(program.model, path)
+        return None
+    beside = path.with_name(f"{name}.{path.stem.removeprefix('.tmp-')}.data")
+    try:
+        ir.save(program.model, path, external_data=beside.name)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    return beside
+
+
+# --- The proof ------------------------------------------------------------------------------------
+
+
+def textures(count: int, size: Size) -> list[np.ndarray]:
+    """Pictures with the statistics of photographs (detail at all scales): HWC uint8 RGB."""
+    rng = np.random.default_rng(0)
+    pictures = []
+    for _ in range(count):
+        picture = np.zeros((*size, 3), np.float32)
+        for octave in range(1, 8):
+            noise = rng.normal(size=(2**octave, 2**octave, 3)).astype(np.float32) / octave
+            picture += cv2.resize(noise, size[::-1], interpolation=cv2.INTER_CUBIC)
+        pictures.append(np.clip(picture * 40 + rng.uniform(80, 170, 3), 0, 255).astype(np.uint8))
+    return pictures
+
+
+def photographs(folder: Path | None, size: Size) -> tuple[list[np.ndarray], str]:
+    """The pictures to compare on, and what to call them.
+
+    Raises:
+        UserError: the folder holds none.
+    """
+    if folder is None:
+        return textures(4, size), "4 drawn textures (give --images for photographs)"
+    paths = list_images(folder)[:MAX_IMAGES]
+    if not paths:
+        raise UserError(f"{folder} holds no pictures; name a folder with photographs.")
+    return [read_image(path) for path in paths], f"{len(paths)} pictures of {folder}"
+
+
+@torch.inference_mode()
+def compare(
+    reference: Predictor, exported: Predictor, pictures: list[np.ndarray]
+) -> tuple[float, float, float]:
+    """How far an export is from its original.
+
+    Returns:
+        the largest difference of two logits, the largest logit, both in absolute value, and the
+        share of pixels that get another class.
+    """
+    difference = largest = different = pixels = 0
+    for picture in tqdm(pictures, desc="Comparing", dynamic_ncols=True):
+        ours, theirs = (predictor.scores([picture]) for predictor in (reference, exported))
+        if not torch.isfinite(theirs).all():
+            return float("inf"), ours.abs().max().item(), 1.0
+        difference = max(difference, (ours - theirs).abs().max().item())
+        largest = max(largest, ours.abs().max().item())
+        different += (ours.argmax(1) != theirs.argmax(1)).sum().item()
+        pixels += ours[:, 0].numel()
+    return difference, largest, different / pixels
+
+
+def verify(path: Path, loaded: Loaded, size: Size, folder: Path | None) -> str:
+    """Run the file that was written beside the model that it was made of.
+
+    Returns:
+        a line on how equal they are.
+
+    Raises:
+        UserError: they are not equal enough, or the file cannot be run.
+    """
+    model, config, classes = onnx_model.load(path, torch.device("cpu"))
+    reference = Predictor(loaded.model, loaded.config, loaded.classes, size)
+    pictures, what = photographs(folder, size)
+    difference, largest, different = compare(reference, Predictor(model, config, classes), pictures)
+    line = (
+        f"Compared with PyTorch on {what}: logits differ by at most {difference:.2g} (the largest "
+        f"is {largest:.2g}), {1 - different:.4%} of the pixels get the same class."
+    )
+    if different > MAX_DIFFERENT:
+        raise UserError(f"{line} At most {MAX_DIFFERENT:.1%} may differ: no file was written.")
+    return line
+
+
+# --- The run --------------------------------------------------------------------------------------
+
+
+def file_name(model: Path, size: Size, half: bool) -> str:
+    return f"{model.stem}_{size[1]}x{size[0]}{'_half' if half else ''}.onnx"
+
+
+def export(loaded: Loaded, path: Path, size: Size, half: bool = False, dynamic_batch: bool = False,
+           images: Path | None = None, limit: int = MAX_INSIDE) -> str:  # fmt: skip
+    """Write `path` if what it holds gives the same masks; see `verify` and `write`."""
+    program = to_onnx(loaded, size, half, dynamic_batch)
+    with replacing(path) as temporary:
+        beside = write(program, temporary, path.stem, limit)
+        try:
+            line = verify(temporary, loaded, size, images)
+        except BaseException:
+            if beside:
+                beside.unlink(missing_ok=True)
+            raise
+    for older in path.parent.glob(f"{glob.escape(path.stem)}.*.data"):
+        if older != beside:
+            older.unlink()
+    return line + (f"\nIts weights are in {beside}: keep both together." if beside else "")
+
+
+def main() -> None:
+    args = parse_args()
+    onnx_model.packages()
+    loaded = load_model(args.model)
+    size = (args.imgsz[1], args.imgsz[0]) if args.imgsz else loaded.config.input_size
+    if min(size) < 32:
+        raise UserError(f"--imgsz {size[1]} {size[0]} is too small; the model needs 32 and more.")
+    path = args.out_dir / file_name(args.model, size, args.half)
+    print(f"Exporting {loaded.config.variant}, {loaded.config.head} head, takes a minute ...")
+    print(export(loaded, path, size, args.half, args.dynamic_batch, args.images))
+    print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB, for {size[1]}x{size[0]}.")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,231 @@
+"""An exported file gives the same masks as its checkpoint, and a stranger's file is refused."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from run_tiny import add_tiny
+
+onnx = pytest.importorskip("onnx", reason="requirements-export.txt is not installed")
+pytest.importorskip("onnxruntime", reason="requirements-export.txt is not installed")
+pytest.importorskip("onnxscript", reason="requirements-export.txt is not installed")
+
+import export  # noqa: E402
+import onnx_model  # noqa: E402
+from checkpoint import Loaded  # noqa: E402
+from config import ClassTable, ModelConfig  # noqa: E402
+from errors import UserError  # noqa: E402
+from predictor import Predictor  # noqa: E402
+from segmentation_model import build_model, fold_batchnorm  # noqa: E402
+
+CLASSES = ClassTable(("ground", "leaf", "spot"), ((0, 0, 0), (0, 9, 0), (9, 0, 0)),
+                     ((0, 0, 0), (0, 9, 0), (9, 0, 0)))  # fmt: skip
+SIZE = (128, 160)  # large enough for carrier tokens
+CPU = torch.device("cpu")
+
+
+def make(head: str) -> Loaded:
+    """A tiny model whose classes all appear in its masks."""
+    add_tiny()
+    torch.manual_seed(0)
+    model = build_model("tiny", head, 3).train()
+    model(torch.randn(2, 3, *SIZE))  # moves BatchNorm's averages
+    return Loaded(model.eval(), ModelConfig("tiny", head, 3, SIZE), CLASSES, {})
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A pyramid model, its file for any batch, and the graph that was written."""
+    loaded = make("pyramid")
+    path = tmp_path_factory.mktemp("export") / "tiny.onnx"
+    program = export.to_onnx(loaded, SIZE, half=False, dynamic_batch=True)
+    export.write(program, path, "tiny")
+    return loaded, path, program
+
+
+def rewritten(path, tmp_path, change):
+    """A copy of an ONNX file with something changed in it."""
+    proto = onnx.load(path)
+    change(proto)
+    copy = tmp_path / "changed.onnx"
+    onnx.save(proto, copy)
+    return copy
+
+
+def test_the_file_alone_brings_the_same_logits_classes_and_configuration(exported):
+    loaded, path, _ = exported
+    model, config, classes = onnx_model.load(path, CPU)
+    assert (config, classes) == (loaded.config, CLASSES)
+    images = torch.randn(3, 3, *SIZE)
+    with torch.inference_mode():
+        torch.testing.assert_close(model(images), loaded.model(images), atol=1e-4, rtol=1e-4)
+
+
+def test_what_is_written_was_compared_and_is_one_file(exported, tmp_path, monkeypatch):
+    loaded, _, program = exported
+    monkeypatch.setattr(export, "to_onnx", lambda *_: program)
+    line = export.export(loaded, tmp_path / "a.onnx", SIZE)
+    assert "textures" in line
+    assert "100.0000% of the pixels" in line
+    assert [file.name for file in tmp_path.iterdir()] == ["a.onnx"]
+
+
+def test_a_picture_gets_the_same_mask_through_the_predictor(exported):
+    loaded, path, _ = exported
+    picture = export.textures(1, (80, 130))[0]
+    theirs = Predictor(*onnx_model.load(path, CPU)).masks([picture])[0]
+    ours = Predictor(loaded.model, loaded.config, loaded.classes).masks([picture])[0]
+    assert len(np.unique(ours)) > 1
+    assert (ours == theirs).mean() > 0.999
+
+
+def test_the_articles_head_exports_in_half_precision_with_a_fixed_batch(tmp_path):
+    loaded, path = make("article"), tmp_path / "half.onnx"
+    program = export.to_onnx(loaded, SIZE, half=True, dynamic_batch=False)
+    export.write(program, path, "half")
+    model, _, _ = onnx_model.load(path, CPU)
+    assert model.batch == 1
+    images = torch.randn(2, 3, *SIZE)
+    with torch.inference_mode():
+        expected = loaded.model(images)
+        torch.testing.assert_close(model(images), expected, atol=0.02, rtol=0.02)
+    weights = sum(p.numel() for p in loaded.model.parameters())
+    assert path.stat().st_size < 3 * weights  # bytes; in 32 bits it were 4 a weight
+
+
+def test_position_tables_are_constants_of_the_graph(exported):
+    loaded, _, _ = exported
+    frozen = export.freeze_positions(fold_batchnorm(loaded.model), SIZE)
+    assert not any("cpb_mlp" in name for name, _ in frozen.named_parameters())
+    images = torch.randn(1, 3, *SIZE)
+    with torch.inference_mode():
+        torch.testing.assert_close(frozen(images), loaded.model(images), atol=1e-4, rtol=1e-4)
+
+
+def test_a_file_whose_masks_differ_is_not_left_behind(exported, tmp_path, monkeypatch):
+    loaded, source, _ = exported
+
+    def flip_classes(program, path, name, limit):
+        def change(proto):
+            for tensor in proto.graph.initializer:
+                if list(tensor.dims)[:1] == [3] and tensor.name.endswith("classifier.weight"):
+                    tensor.raw_data = (-onnx.numpy_helper.to_array(tensor)).tobytes()
+
+        proto = onnx.load(source)
+        change(proto)
+        onnx.save(proto, path)
+
+    monkeypatch.setattr(export, "to_onnx", lambda *_: None)
+    monkeypatch.setattr(export, "write", flip_classes)
+    with pytest.raises(UserError, match="no file was written"):
+        export.export(loaded, tmp_path / "wrong.onnx", SIZE)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_too_large_for_one_file_go_beside_it_and_replace_the_older_ones(
+    exported, tmp_path, monkeypatch
+):
+    loaded, _, program = exported
+    monkeypatch.setattr(export, "to_onnx", lambda *_: program)
+    path = tmp_path / "large.onnx"
+    for _ in range(2):
+        assert "keep both together" in export.export(loaded, path, SIZE, limit=0)
+    beside = [file for file in tmp_path.iterdir() if file != path]
+    assert len(beside) == 1
+    images = torch.randn(1, 3, *SIZE)
+    with torch.inference_mode():
+        expected = loaded.model(images)
+        torch.testing.assert_close(onnx_model.load(path, CPU)[0](images), expected, atol=1e-4,
+                                   rtol=1e-4)  # fmt: skip
+    beside[0].unlink()
+    with pytest.raises(UserError, match="copy both files together"):
+        onnx_model.load(path, CPU)
+
+
+@pytest.mark.parametrize("name", ["../secret.bin", "/etc/passwd", "..", "a\\b"])
+def test_weights_outside_the_folder_are_refused(exported, tmp_path, name):
+    def change(proto):
+        tensor = proto.graph.initializer[0]
+        tensor.ClearField("raw_data")
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        entry = tensor.external_data.add()
+        entry.key, entry.value = "location", name
+
+    proto = onnx.load(exported[1])
+    change(proto)
+    path = tmp_path / "evil.onnx"
+    path.write_bytes(proto.SerializeToString())
+    with pytest.raises(UserError, match="refused"):
+        onnx_model.load(path, CPU)
+
+
+def test_a_tensor_hidden_in_a_node_is_found(tmp_path):
+    hidden = onnx.TensorProto(name="hidden")
+    node = onnx.helper.make_node("Constant", [], ["c"], value=hidden)
+    branch = onnx.helper.make_graph([node], "branch", [], [])
+    outer = onnx.helper.make_node("If", ["x"], ["y"], then_branch=branch, else_branch=branch)
+    proto = onnx.helper.make_model(onnx.helper.make_graph([outer], "graph", [], []))
+    assert [tensor.name for tensor in onnx_model._tensors(proto)] == ["hidden", "hidden"]
+
+
+def describe(**changes):
+    """Change the description of a file."""
+
+    def change(proto):
+        for entry in proto.metadata_props:
+            content = json.loads(entry.value)
+            if entry.key in changes:
+                content = changes[entry.key]
+            elif isinstance(content, dict):
+                content |= {k: v for k, v in changes.items() if k in content}
+            entry.value = json.dumps(content)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda proto: proto.ClearField("metadata_props"), "does not say what its classes"),
+        (describe(format=99), "has the format 99"),
+        (describe(format="1"), "has the format '1'"),
+        (describe(classes=[1]), "does not describe its model"),
+        (describe(input_size=[1 << 40, 160]), "does not exist here"),
+        (describe(input_size=[160, 128]), "does not take and give"),
+        (describe(num_classes=2), "does not exist here"),
+        (describe(mean=["a", 0, 0]), "does not describe its model"),
+        (describe(names=["x" * (1 << 20)] * 3), "does not say what its classes"),
+        (lambda proto: proto.graph.ClearField("node"), "onnxruntime cannot load"),
+    ],
+)
+def test_a_description_that_does_not_fit_is_refused(exported, tmp_path, change, sentence):
+    with pytest.raises(UserError, match=sentence):
+        onnx_model.load(rewritten(exported[1], tmp_path, change), CPU)
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"\x08\x01" * 50])
+def test_what_is_no_onnx_file_is_refused(tmp_path, content):
+    path = tmp_path / "no.onnx"
+    path.write_bytes(content)
+    with pytest.raises(UserError):
+        onnx_model.load(path, CPU)
+
+
+def test_a_truncated_file_is_refused(exported, tmp_path):
+    path = tmp_path / "cut.onnx"
+    path.write_bytes(exported[1].read_bytes()[:-1000])
+    with pytest.raises(UserError):
+        onnx_model.load(path, CPU)
+
+
+def test_another_size_is_refused_with_the_one_that_works(exported):
+    model, _, _ = onnx_model.load(exported[1], CPU)
+    with pytest.raises(UserError, match="pass --imgsz 160 128"):
+        model(torch.zeros(1, 3, 160, 128))
+
+
+def test_missing_packages_are_named_with_the_remedy(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
+    with pytest.raises(UserError, match=r"onnxruntime is needed.*requirements-export"):
+        onnx_model.packages()
