@@ -39,7 +39,8 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and temporary.name in str(error.filename or temporary):
+        ours = isinstance(error, OSError) and temporary.name in str(error.filename or "")
+        if ours or type(error) is OSError:  # a full disk's error names no file at all
             reason = error.strerror or str(error)
             raise OSError(error.errno, reason, str(path)) from error  # the name the user knows
         raise

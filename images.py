@@ -291,8 +291,11 @@ def write_image(path: Path, image: np.ndarray, quality: int = 92) -> None:
             f"many for {kind}; choose the ending .png."
         )
     options = {"quality": quality} if kind in ("JPEG", "WEBP") else {}
+    # Pillow's JPEG writer does not notice a full disk; Python's does.
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format=kind, **options)
     with replacing(path) as temporary:
-        Image.fromarray(image).save(temporary, format=kind, **options)
+        temporary.write_bytes(buffer.getvalue())
 
 
 def encode_jpeg(image: np.ndarray, quality: int = 85) -> bytes:
@@ -316,8 +319,10 @@ def write_mask(path: Path, mask: np.ndarray, colors: tuple) -> None:
     palette[: len(colors)] = colors
     picture = Image.fromarray(np.ascontiguousarray(mask, dtype=np.uint8))
     picture.putpalette(palette.tobytes())
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
     with replacing(path) as temporary:
-        picture.save(temporary, format="PNG")
+        temporary.write_bytes(buffer.getvalue())
 
 
 @contextmanager

@@ -220,7 +220,7 @@ def output(out_dir: Path, name: str, kind: str) -> Path:
     """Where a result goes; names too long for the file system with their ending are cut."""
     path = Path(name)
     ending = f"_{kind}{ENDINGS[kind]}"
-    stem = path.name.encode()[: 250 - len(ending)].decode(errors="ignore")
+    stem = path.name.encode(errors="backslashreplace")[: 250 - len(ending)].decode(errors="ignore")
     return out_dir / path.parent / f"{stem}{ending}"
 
 

@@ -27,7 +27,7 @@ from tqdm import tqdm
 import cli
 from config import ClassTable
 from errors import UserError
-from files import replacing
+from files import lock_folder, replacing
 from predictor import Predictor
 from video import (
     QUALITY_OPTION,
@@ -306,13 +306,19 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Segment all inputs; among several, one that cannot be read does not lose the others."""
+    """Check what was asked for before any work, then do it."""
     args = parse_args()
     check_outputs(args.input, args.out_dir)
     if args.show:
         check_window()
     size = tuple(args.imgsz[::-1]) if args.imgsz else None
     predictor = Predictor.load(args.model, size=size, device=args.device)
+    with lock_folder(args.out_dir):
+        return segment_all(args, predictor)
+
+
+def segment_all(args: argparse.Namespace, predictor: Predictor) -> int:
+    """Segment all inputs; among several, one that cannot be read does not lose the others."""
     code = 0
     for source in args.input:
         try:

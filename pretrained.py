@@ -6,6 +6,7 @@ modules and tensors, not which model they belong to.
 
 import argparse
 import hashlib
+import http.client
 import pickle
 import urllib.error
 import urllib.request
@@ -53,8 +54,9 @@ def read_checkpoint_file(path: Path) -> dict:
         raise UserError(
             f"{path} is damaged or no checkpoint; copy or download it again."
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError,
-            AssertionError, OverflowError, MemoryError, zipfile.BadZipFile) as error:  # fmt: skip
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError, TypeError, AttributeError,
+            IndexError, AssertionError, OverflowError, MemoryError,
+            zipfile.BadZipFile) as error:  # fmt: skip
         raise UserError(
             f"{path} is damaged or no checkpoint; copy or download it again."
         ) from error
@@ -76,7 +78,7 @@ def _refuse_inflated(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             claimed = sum(entry.file_size for entry in archive.infolist())
-    except (zipfile.BadZipFile, ValueError, NotImplementedError):
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
         return  # what cannot be listed, PyTorch refuses
     if claimed > path.stat().st_size:
         raise UserError(
@@ -101,8 +103,15 @@ def fetch(url: str, path: Path) -> Path:
                     file.write(block)
                     bar.update(len(block))
             if size and temporary.stat().st_size != size:
-                raise urllib.error.URLError(f"only {temporary.stat().st_size} of {size} bytes came")
-    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+                raise http.client.HTTPException(
+                    f"only {temporary.stat().st_size} of {size} bytes came"
+                )
+    except (
+        urllib.error.URLError,
+        http.client.HTTPException,
+        TimeoutError,
+        ConnectionError,
+    ) as error:
         reason = getattr(error, "reason", error)
         raise UserError(
             f"The ImageNet weights could not be downloaded ({reason}): fetch {url} yourself and "

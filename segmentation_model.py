@@ -80,7 +80,8 @@ class PositionTable(nn.Module):
     """A function of the size alone: computed in training, remembered per size in evaluation.
 
     What is remembered is dropped when training resumes, when a weight changes (by its version
-    counter, which every in-place operation advances, `load_state_dict` too) and when it moves.
+    counter, which in-place operations and `load_state_dict` advance, but edits of `.data` do not)
+    and when the module moves.
     It is neither copied nor pickled. Under autocast the table stays in the weights' precision.
     """
 
@@ -503,7 +504,7 @@ def run_article_head(head: nn.Sequential, features: list[Tensor], size: Size) ->
     carries hooks, its step runs literally.
 
     Args:
-        head: of `article_head`, any of its modules exchanged by the user.
+        head: of `article_head`, it or any of its modules exchanged by the user.
         features: maps (B, C_i, h_i, w_i) whose widths sum up to what the head takes.
         size: (H, W) of the picture.
 
@@ -511,6 +512,8 @@ def run_article_head(head: nn.Sequential, features: list[Tensor], size: Size) ->
         (B, K, H, W).
     """
     grid = (math.ceil(size[0] / 4), math.ceil(size[1] / 4))
+    if type(head) is not nn.Sequential or len(head) != 14 or _has_hooks(head):
+        return resize(head(torch.cat([resize(x, grid) for x in features], dim=1)), size)
     first, *between, upsample, classifier = head
     if _is_plain_conv(first, kernel=3, padding=1):
         x = conv3x3_of_upsampled(features, first.weight, first.bias, grid)
@@ -618,6 +621,7 @@ class FasterViT(nn.Module):
         num_classes: K of the segmentation classifier.
         segmentation_head: "article" (names and numbers of the article) or "pyramid".
         layer_scale, layer_scale_conv: initial residual scale, None for none.
+        layer_norm_last: normalise the last map of `forward_features` by LayerNorm.
         do_propagation: let the last block of a level add its carriers to their windows.
 
     Shape:
@@ -644,6 +648,7 @@ class FasterViT(nn.Module):
         attn_drop_rate: float = 0.0,
         layer_scale: float | None = None,
         layer_scale_conv: float | None = None,
+        layer_norm_last: bool = False,
         hat: tuple[bool, ...] | None = (False, False, True, False),
         do_propagation: bool = False,
         segmentation_head: str = "article",
@@ -679,7 +684,7 @@ class FasterViT(nn.Module):
             last = dim * 2 ** (len(depths) - 1)
             # ImageNet's classifier: without a part in segmentation, but its parameters count in
             # the article's numbers, and published checkpoints bring them.
-            self.norm = nn.BatchNorm2d(last)
+            self.norm = LayerNorm2d(last) if layer_norm_last else nn.BatchNorm2d(last)
             self.head = nn.Linear(last, 1000)
             _init_weights(self.head)
             self.conv2d_block1 = nn.Conv2d(2 * dim, 512, 3)
@@ -756,15 +761,14 @@ def load_backbone(model: FasterViT, path: Path) -> str:
     head = tuple(name for name in state if name.startswith(HEAD_PREFIXES))
     # A pyramid checkpoint has no classifier of ImageNet; every other file must have it.
     optional = HEAD_PREFIXES + (("norm.", "head.") if head and "head.weight" not in state else ())
-    count = weights.load_exactly(model, state, path, optional)
-    of_head = sum(
-        name in head and state[name].shape == tensor.shape
-        for name, tensor in model.state_dict().items()
-    )
+    weights.load_exactly(model, state, path, optional)
+    learnt = {name: parameter.shape for name, parameter in model.named_parameters()}
+    of_head = sum(name in head and state[name].shape == shape for name, shape in learnt.items())
     tables = sum(isinstance(module, PositionTable) for module in model.modules())
-    expected = sum(not name.startswith(optional) for name in model.state_dict())
+    expected = sum(not name.startswith(optional) for name in learnt)
+    count = sum(name in state for name in learnt if not name.startswith(optional))
     kind = f"backbone tensors of {path} loaded" if head else "ImageNet tensors loaded"
-    line = f"{count - of_head} of {expected} {kind}, {tables} position tables recomputed"
+    line = f"{count} of {expected} {kind}, {tables} position tables recomputed"
     line += " for {}x{}".format(*model.resolution)
     return line + (f", {of_head} tensors of the segmentation head" if of_head else "")
 

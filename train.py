@@ -254,10 +254,22 @@ def parse_args(argv: list[str]) -> tuple[argparse.Namespace, dict | None]:
         raise UserError(
             f"{path} holds weights only; resume from a last.pth, or pass --weights {path}."
         )
-    parser.set_defaults(**{k: v for k, v in content["train_args"].items() if k not in CALL_FLAGS})
-    args = parser.parse_args(argv)
-    args.data = Path(args.data)
+    # As if typed again, in front of what was typed now: a stranger's numbers pass the same checks.
+    args = parser.parse_args([*as_flags(content.get("train_args")), *argv])
     return args, content
+
+
+def as_flags(train_args: object) -> list[str]:
+    """A checkpoint's flags as they are typed."""
+    if not isinstance(train_args, dict):
+        raise UserError("The checkpoint does not say with which flags its run was started.")
+    flags = []
+    for name, value in train_args.items():
+        if name in CALL_FLAGS or value is None or value is False:
+            continue
+        values = value if isinstance(value, list | tuple) else [] if value is True else [value]
+        flags += [f"--{name.replace('_', '-')}", *map(str, values)]
+    return flags
 
 
 def prepare_folder(out_dir: Path, overwrite: bool, resumed: bool) -> None:
@@ -361,14 +373,14 @@ def check_same_run(saved: dict, args: argparse.Namespace, classes: ClassTable,
     Raises:
         UserError: names the first difference.
     """
-    before, config = saved["train_args"], saved["model_config"]
+    config = saved["model_config"]
     differences = [
         ("--model", config["variant"], args.model),
         ("--head", config["head"], args.head),
         ("--imgsz", list(config["input_size"])[::-1], list(args.imgsz)),
         ("classes", saved["classes"]["names"], list(classes.names)),
         ("class colours", saved["classes"]["colors"], [list(color) for color in classes.colors]),
-        ("--optimizer", before["optimizer"], args.optimizer),
+        ("--optimizer", saved["train_args"].get("optimizer"), args.optimizer),
         ("data files", saved["data_fingerprint"][:12], fingerprint[:12]),
     ]
     for what, then, now in differences:
@@ -479,6 +491,8 @@ def main() -> int:
         if distributed.is_main():
             print(f"\nInterrupted. {how_to_go_on(args.out_dir)}", file=sys.stderr)
         return 130
+    except OSError as error:
+        raise UserError(f"{cli.explain(error)} {how_to_go_on(args.out_dir)}") from error
     finally:
         distributed.shutdown()
     return 0
@@ -636,7 +650,7 @@ def save_epoch(out_dir: Path, model: nn.Module, config: ModelConfig, classes: Cl
     """Write the epoch's checkpoints, the best ones where it is the best so far, and the curves."""
     for figure, word, file in (("miou", "IoU", "best_model_iou.pth"),
                                ("loss", "loss", "best_model_loss.pth")):  # fmt: skip
-        if best_epoch(history, figure) == len(history):
+        if best_epoch(history, figure) == len(history) or not (out_dir / file).exists():
             print(f"\nBest validation {word}: {history[-1][f'valid_{figure}']}")
             print(f"\nSaving best model for epoch: {len(history)}\n")
             save_checkpoint(out_dir / file, model, config, classes, **common)

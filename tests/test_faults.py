@@ -313,7 +313,7 @@ def test_lists_of_pictures_in_any_encoding_are_read_or_refused_line_by_line(plac
 
 
 @contextmanager
-def disk_full_at(pattern: str, room: int = 100, after: int = 0):
+def disk_full_at(pattern: str, room: int = 50, after: int = 0):
     """Let no file grow beyond `room` bytes while one that `pattern` names is written.
 
     The system itself refuses the write, as on a full disk: a first part is written, then an error.

@@ -46,8 +46,8 @@ def picture(path, height=40, width=60, seed=0):
 
 
 def go(monkeypatch, model, out_dir, *flags):
-    monkeypatch.setattr(sys, "argv", ["inference_image.py", "--device", "cpu", "--model", str(model),
-                                      "--out-dir", str(out_dir), *map(str, flags)])  # fmt: skip
+    command = ["inference_image.py", "--device", "cpu", "--model", str(model)]
+    monkeypatch.setattr(sys, "argv", [*command, "--out-dir", str(out_dir), *map(str, flags)])
     return inference_image.main()
 
 

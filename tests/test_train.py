@@ -69,8 +69,7 @@ def reference(data, tmp_path_factory):
 
 
 def test_a_run_leaves_what_the_article_promises(reference):
-    for name in ("best_model_iou.pth", "best_model_loss.pth", "model.pth", "last.pth", "loss.png",
-                 "accuracy.png", "miou.png", "history.csv", "log.jsonl", "report.html"):  # fmt: skip
+    for name in train.PRODUCTS:
         assert (reference / name).stat().st_size > 0, name
     assert len(list((reference / "valid_preds").iterdir())) == 3
     assert not list(reference.glob(".tmp-*"))

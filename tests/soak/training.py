@@ -1,0 +1,64 @@
+"""A long training of short steps: neither memory nor open files grow.
+
+python tests/soak/training.py --count 2000
+"""
+
+# ruff: noqa: E402
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[up]) for up in (1, 2)]
+
+import psutil
+import torch
+from run_tiny import add_tiny
+from tiny_data import write_data
+
+import cli
+import engine
+import train
+
+BATCHES = 50  # steps an epoch
+
+
+def main() -> int:
+    parser = cli.Parser(__doc__)
+    parser.add_argument("--count", type=cli.number(int, 200), default=2000, help="steps")
+    parser.add_argument("--workers", type=cli.natural, default=2, help="processes that load data")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    add_tiny()
+    process, seen = psutil.Process(), []
+    validate = engine.validate
+
+    def watched(*arguments) -> dict:
+        figures = validate(*arguments)
+        family = [process, *process.children(recursive=True)]
+        seen.append((sum(p.memory_info().rss for p in family) / 2**20,
+                     sum(p.num_fds() for p in family)))  # fmt: skip
+        return figures
+
+    engine.validate = watched
+    epochs, started = args.count // BATCHES, time.monotonic()
+    with tempfile.TemporaryDirectory() as name:
+        data = write_data(Path(name) / "data", train=2 * BATCHES, valid=4)
+        sys.argv = ["train.py", "--model", "tiny", "--head", "pyramid", "--weights", "none",
+                    "--imgsz", "32", "32", "--batch", "2", "--workers", str(args.workers),
+                    "--device", "cpu", "--epochs", str(epochs), "--data", str(data), "--out-dir",
+                    f"{name}/out"]  # fmt: skip
+        code = train.main()
+    quarter = max(1, len(seen) // 4)
+    growth = max(m for m, _ in seen[-quarter:]) - max(m for m, _ in seen[quarter : 2 * quarter])
+    files = max(f for _, f in seen[-quarter:]) - max(f for _, f in seen[quarter : 2 * quarter])
+    print(f"{epochs * BATCHES} steps in {epochs} epochs, {args.workers} workers, "
+          f"{time.monotonic() - started:.0f} s: memory of all processes at most "
+          f"{max(m for m, _ in seen):.0f} MiB, {growth:+.0f} MiB from the second quarter to the "
+          f"last; open files {seen[0][1]} at first, {seen[-1][1]} at the end")  # fmt: skip
+    return int(code or growth > 60 or files > 0)
+
+
+if __name__ == "__main__":
+    cli.run(main)
