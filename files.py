@@ -40,7 +40,8 @@ def replacing(path: Path) -> Iterator[Path]:
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         ours = isinstance(error, OSError) and temporary.name in str(error.filename or "")
-        if ours or type(error) is OSError:  # a full disk's error names no file at all
+        unnamed = type(error) is OSError and error.filename is None  # as a full disk's is
+        if ours or unnamed:
             reason = error.strerror or str(error)
             raise OSError(error.errno, reason, str(path)) from error  # the name the user knows
         raise

@@ -112,7 +112,7 @@ def fetch(url: str, path: Path) -> Path:
         TimeoutError,
         ConnectionError,
     ) as error:
-        reason = getattr(error, "reason", error)
+        reason = " ".join(str(getattr(error, "reason", error)).split())
         raise UserError(
             f"The ImageNet weights could not be downloaded ({reason}): fetch {url} yourself and "
             f"place it at {path}, or pass --weights none to train from scratch."
