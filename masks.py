@@ -98,9 +98,14 @@ def _parse_line(text: str, where: str) -> tuple[str, RGB]:
 
 
 def _visible(colors: list[RGB]) -> tuple[RGB, ...]:
-    """Colours for overlays: the table's own, but only the first class may be black."""
+    """Colours for overlays: the table's own at full brightness; only the first may be black.
+
+    Tables are made to be told apart by programs: (128, 0, 0) on a dark leaf is hard to see.
+    """
     spare = [color for color in SPARE_COLORS if color not in colors]
-    return tuple(color if any(color) or i == 0 else spare[0] for i, color in enumerate(colors))
+    colors = [color if any(color) or i == 0 else spare[0] for i, color in enumerate(colors)]
+    bright = [tuple(round(v * 255 / max(*color, 1)) for v in color) for color in colors]
+    return tuple(bright if len(set(bright)) == len(set(colors)) else colors)
 
 
 @dataclass(frozen=True)

@@ -720,7 +720,7 @@ def test_remembered_tables_change_no_result_and_no_gradient():
     with torch.no_grad():
         remembered = model(images)
     computed = model(images)  # gradients are on, so the tables are computed
-    assert torch.equal(remembered, computed.detach())
+    assert relative_error(remembered, computed.detach()) < 1e-6
     computed.sum().backward()
     assert all(weight.grad.abs().sum() > 0 for weight in position_weights(model))
 
