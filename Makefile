@@ -22,8 +22,9 @@ help:
 demo: .venv/.installed
 	$(VENV)/python sample_data.py --out-dir input/demo --overwrite
 	$(VENV)/python train.py --data input/demo --weights none --out-dir $(DEMO) --overwrite \
-	  --head pyramid --imgsz 224 224 --epochs 14 --batch 4 --optimizer adamw --lr 0.0006 \
-	  --scheduler cosine --warmup 1 --drop-path 0 --workers 2
+	  --head pyramid --imgsz 160 160 --epochs 24 --batch 4 --optimizer adamw --lr 0.001 \
+	  --weight-decay 0.02 --scheduler cosine --warmup 1 --drop-path 0 --loss ce+dice \
+	  --cache ram --workers 1
 	$(VENV)/python evaluate.py --model $(DEMO)/best_model_iou.pth --data input/demo --out-dir $(DEMO)/evaluation
 	$(VENV)/python inference_image.py --input input/demo/valid_images --model $(DEMO)/best_model_iou.pth \
 	  --out-dir $(DEMO)/inference_results_image
@@ -31,10 +32,10 @@ demo: .venv/.installed
 	  --out-dir $(DEMO)/inference_results_video
 	@echo
 	@echo "Done. Look at:"
-	@echo "  $(DEMO)/valid_preds/               photograph, truth, prediction after each epoch"
-	@echo "  $(DEMO)/inference_results_image/   overlays, masks and results.csv"
-	@echo "  $(DEMO)/inference_results_video/   the video with its lesions marked"
-	@echo "  $(DEMO)/evaluation/metrics.json    how good it is"
+	@echo "  $(DEMO)/report.html                            how good it is and where it fails"
+	@echo "  $(DEMO)/valid_preds/                           photograph, truth, prediction, epoch by epoch"
+	@echo "  $(DEMO)/inference_results_image/summary.html   the pictures by severity; overlays and masks beside it"
+	@echo "  $(DEMO)/inference_results_video/               the video with its lesions marked"
 
 lint: .venv/.installed-dev
 	$(VENV)/ruff check .
@@ -42,6 +43,13 @@ lint: .venv/.installed-dev
 
 test: lint
 	$(VENV)/python -m pytest -n 2
+
+soak: .venv/.installed-dev
+	$(VENV)/python tests/soak/fuzz.py --count 20000
+	$(VENV)/python tests/soak/pictures.py --count 2000
+	$(VENV)/python tests/soak/training.py --count 2000
+	$(VENV)/python tests/soak/kills.py --count 20
+	$(VENV)/python tests/soak/video.py --count 10
 
 clean:
 	rm -rf input/demo outputs/demo

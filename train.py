@@ -477,9 +477,14 @@ def log_tensorboard(board, row: dict) -> None:
         board.flush()
 
 
+def interrupt(*_) -> None:
+    """What SIGTERM does: the same as Ctrl-C, also under nohup, where SIGINT itself is ignored."""
+    raise KeyboardInterrupt
+
+
 def main() -> int:
     args, saved = parse_args(sys.argv[1:])
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    signal.signal(signal.SIGTERM, interrupt)
     device = distributed.init(choose_device(args.device))
     try:
         # Only the main process writes, so only it holds the folder.

@@ -312,6 +312,9 @@ def test_automatic_class_weights_favour_the_rare():
 
 # --- Real processes ---
 
+# A shell's background job, as with `nohup ... &`: it ignores SIGINT, and SIGTERM must do.
+NOHUP = ["sh", "-c", 'trap "" INT; exec "$0" "$@"', sys.executable]
+
 
 def start(data, out_dir, *flags, script="train.py", before=()):
     command = [*(before or [sys.executable]), str(ROOT / "tests/run_tiny.py"), script]
@@ -345,9 +348,9 @@ def test_a_run_that_is_killed_at_random_loses_nothing(data, reference, tmp_path,
     assert_same_run(reference, out_dir)
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_run_at_once_and_says_how_to_go_on(data, tmp_path, sent):
-    process = start(data, tmp_path, "--epochs", "5000")
+@pytest.mark.parametrize(("sent", "before"), [(signal.SIGINT, ()), (signal.SIGTERM, NOHUP)])
+def test_a_signal_ends_the_run_at_once_and_says_how_to_go_on(data, tmp_path, sent, before):
+    process = start(data, tmp_path, "--epochs", "5000", before=before)
     wait_for(process, tmp_path / "last.pth")
     started = time.time()
     process.send_signal(sent)

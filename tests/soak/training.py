@@ -37,7 +37,7 @@ def main() -> int:
     def watched(*arguments) -> dict:
         figures = validate(*arguments)
         family = [process, *process.children(recursive=True)]
-        seen.append((sum(p.memory_info().rss for p in family) / 2**20,
+        seen.append((sum(p.memory_full_info().uss for p in family) / 2**20,
                      sum(p.num_fds() for p in family)))  # fmt: skip
         return figures
 
@@ -57,7 +57,7 @@ def main() -> int:
           f"{time.monotonic() - started:.0f} s: memory of all processes at most "
           f"{max(m for m, _ in seen):.0f} MiB, {growth:+.0f} MiB from the second quarter to the "
           f"last; open files {seen[0][1]} at first, {seen[-1][1]} at the end")  # fmt: skip
-    return int(code or growth > 60 or files > 0)
+    return int(code or growth > 20 or files > 0)
 
 
 if __name__ == "__main__":
