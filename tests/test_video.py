@@ -414,7 +414,7 @@ def test_what_is_no_video_is_refused_in_one_sentence(run, tmp_path):
     for name, words in cases.items():
         code, said, _ = run("--input", tmp_path / name)
         assert (code, words in said, said.count("\n")) == (2, True, 1), (name, said)
-    assert not list((tmp_path / "out").glob("*"))
+    assert not list((tmp_path / "out").glob("[!.]*"))
 
 
 def test_one_broken_video_of_several_is_skipped_and_named(run, tmp_path):
@@ -463,7 +463,7 @@ def test_an_error_of_any_stage_ends_the_run_and_leaves_nothing(run, tmp_path, mo
         code, said, _ = run("--input", source)
     assert code == 2
     assert "No space left" in said
-    assert not list((tmp_path / "out").glob("*"))
+    assert not list((tmp_path / "out").glob("[!.]*"))
     assert not [thread for thread in threading.enumerate() if thread.name == "ahead"]
 
 
