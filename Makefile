@@ -22,7 +22,7 @@ help:
 demo: .venv/.installed
 	$(VENV)/python sample_data.py --out-dir input/demo --overwrite
 	$(VENV)/python train.py --data input/demo --weights none --out-dir $(DEMO) --overwrite \
-	  --head pyramid --imgsz 160 160 --epochs 24 --batch 4 --optimizer adamw --lr 0.001 \
+	  --head pyramid --imgsz 160 160 --epochs 20 --batch 4 --optimizer adamw --lr 0.001 \
 	  --weight-decay 0.02 --scheduler cosine --warmup 1 --drop-path 0 --loss ce+dice \
 	  --cache ram --workers 1
 	$(VENV)/python evaluate.py --model $(DEMO)/best_model_iou.pth --data input/demo --out-dir $(DEMO)/evaluation
@@ -45,6 +45,7 @@ test: lint
 	$(VENV)/python -m pytest -n 2
 
 soak: .venv/.installed-dev
+	SOAK=1 $(VENV)/python -m pytest tests/test_segmentation_model.py -k default_compiler
 	$(VENV)/python tests/soak/fuzz.py --count 20000
 	$(VENV)/python tests/soak/pictures.py --count 2000
 	$(VENV)/python tests/soak/training.py --count 2000

@@ -25,7 +25,7 @@ from checkpoint import versions
 from config import DEFAULT_DATA, ClassTable
 from datasets import MaskReader, find_pairs
 from errors import UserError
-from evaluation import evaluate_pairs, samples, summarise, table
+from evaluation import evaluate_pairs, samples, summarise, table, without_nan
 from files import lock_folder, replacing, write_text
 from metrics import ConfusionMatrix
 from predictor import Predictor
@@ -99,7 +99,9 @@ def main() -> int:
         if distributed.is_main():
             metrics = summarise(records, predictor.classes)
             print(table(metrics))
-            write_text(args.out_dir / "metrics.json", json.dumps(metrics, indent=1) + "\n")
+            write_text(
+                args.out_dir / "metrics.json", json.dumps(without_nan(metrics), indent=1) + "\n"
+            )
             write_per_image(args.out_dir / "per_image.csv", records, predictor.classes)
             draw_confusion(args.out_dir / "confusion_matrix.png", metrics)
             facts = {

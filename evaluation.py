@@ -56,24 +56,22 @@ def summarise(records: list[dict], classes: ClassTable) -> dict:
         )
         for i in range(0, len(records), ARTICLE_BATCH)
     ]
-    return without_nan(
-        {
-            "images": len(records),
-            "classes": list(classes.names),
-            "miou": matrix.miou(),
-            "pixel_accuracy": matrix.pixel_accuracy(),
-            "mean_dice": mean(matrix.dice()),
-            "mean_boundary_iou": mean(boundary_iou),
-            "mean_over_images_iou": mean([image_miou(record) for record in records]),
-            "article_batch_mean_iou": mean(batches),
-            "iou": matrix.iou(),
-            "dice": matrix.dice(),
-            "precision": matrix.precision(),
-            "recall": matrix.recall(),
-            "boundary_iou": boundary_iou,
-            "confusion": matrix.counts.tolist(),
-        }
-    )
+    return {
+        "images": len(records),
+        "classes": list(classes.names),
+        "miou": matrix.miou(),
+        "pixel_accuracy": matrix.pixel_accuracy(),
+        "mean_dice": mean(matrix.dice()),
+        "mean_boundary_iou": mean(boundary_iou),
+        "mean_over_images_iou": mean([image_miou(record) for record in records]),
+        "article_batch_mean_iou": mean(batches),
+        "iou": matrix.iou(),
+        "dice": matrix.dice(),
+        "precision": matrix.precision(),
+        "recall": matrix.recall(),
+        "boundary_iou": boundary_iou,
+        "confusion": matrix.counts.tolist(),
+    }
 
 
 def without_nan(metrics: dict) -> dict:
@@ -116,9 +114,9 @@ def table(metrics: dict) -> str:
     return "\n".join(lines)
 
 
-def figure(value: float | None) -> str:
+def figure(value: float) -> str:
     """A share with four digits, a dash where there is none."""
-    return f"{'-' if value is None else format(value, '.4f'):>14}"
+    return f"{'-' if math.isnan(value) else format(value, '.4f'):>14}"
 
 
 def samples(predictor: Predictor, pairs: list[Pair], reader: MaskReader,

@@ -179,7 +179,7 @@ def test_variants_know_the_authors_files():
         f"fastervit_4_21k_{name}.pth.tar"
         for name in ("224_w14", "384_w24", "512_w32", "768_w48")
     ]  # fmt: skip
-    urls = [segmentation_model.weights_url(variant) for variant in VARIANTS]
+    urls = [segmentation_model.weights_url(name) for name in VARIANTS if name != "tiny"]
     assert urls == [f"https://huggingface.co/ahatamiz/FasterViT/resolve/main/{f}" for f in files]
 
 
@@ -808,6 +808,7 @@ def test_training_compiles_as_one_graph():
     assert_gradients_agree(gradients(model), gradients(twin), 5e-4)
 
 
+@pytest.mark.skipif("SOAK" not in os.environ, reason="half a minute; part of `make soak`")
 @pytest.mark.usefixtures("fresh_compiler")
 def test_the_default_compiler_takes_a_level_with_carriers():
     """Inductor once, on the part with the most unusual operations: it needs a minute for all."""
