@@ -321,6 +321,8 @@ def start(data, out_dir, *flags, script="train.py", before=()):
     return subprocess.Popen(
         [*command, *BASE, "--data", str(data), "--out-dir", str(out_dir), *flags],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+        # These tests may themselves run in the background, where Ctrl-C is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
 
 
