@@ -63,15 +63,6 @@ def gather(item: object) -> list:
     return items
 
 
-def broadcast(item: object) -> object:
-    """The main process's item, on every process."""
-    if world_size() == 1:
-        return item
-    items = [item]
-    dist.broadcast_object_list(items, src=0)
-    return items[0]
-
-
 def barrier() -> None:
     """Wait until every process is here."""
     if world_size() > 1:
