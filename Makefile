@@ -45,11 +45,13 @@ test: lint
 	$(VENV)/python -m pytest -n 2
 
 soak: .venv/.installed-dev
-	SOAK=1 $(VENV)/python -m pytest tests/test_segmentation_model.py -k default_compiler
+	SOAK=1 $(VENV)/python -m pytest tests/test_segmentation_model.py tests/test_train.py \
+	  -k "default_compiler or several_processes"
 	$(VENV)/python tests/soak/fuzz.py --count 20000
 	$(VENV)/python tests/soak/pictures.py --count 2000
 	$(VENV)/python tests/soak/training.py --count 2000
 	$(VENV)/python tests/soak/kills.py --count 20
+	$(VENV)/python tests/soak/large_picture.py
 	$(VENV)/python tests/soak/video.py --count 10
 
 clean:

@@ -1,7 +1,7 @@
 """Measure what a model costs: time, memory and operations, for inference and for a training step.
 
     python benchmark.py                                   # FasterViT-0, 512x512, both modes
-    python benchmark.py --head pyramid --compare          # against the article's literal order
+    python benchmark.py --head article pyramid --compare  # against the article's literal order
     python benchmark.py --sizes 256 512 768 1024          # how cost grows with pixels
     python benchmark.py --compile --mode inference
     python benchmark.py --checkpoint outputs/model.onnx   # onnxruntime against PyTorch
@@ -55,6 +55,7 @@ class Case:
         mode: "inference" or "train", a training step with Adam.
         amp: precision as `engine.Precision.choose` names it.
         checkpoint: where the weights come from, None for random ones.
+        window: side of the attention windows, None for the variant's.
     """
 
     run: str
@@ -67,6 +68,16 @@ class Case:
     device: str
     amp: str
     checkpoint: Path | None = None
+    window: int | None = None
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What tells cases apart that are measured in turns."""
+        return self.head, self.run
+
+    @property
+    def name(self) -> str:
+        return f"{self.size[1]}x{self.size[0]} {self.mode} {self.head} {self.run}"
 
 
 def parse_args() -> argparse.Namespace:
@@ -79,7 +90,20 @@ def parse_args() -> argparse.Namespace:
         metavar="VARIANT",
         help="one of " + ", ".join(VARIANTS),
     )
-    parser.add_argument("--head", choices=HEADS, default="article", help="decode head")
+    parser.add_argument(
+        "--head",
+        nargs="+",
+        choices=HEADS,
+        default=["article"],
+        metavar="HEAD",
+        help="decode heads: " + ", ".join(HEADS),
+    )
+    parser.add_argument(
+        "--window",
+        type=cli.number(int, 2, 64),
+        metavar="N",
+        help="side of the attention windows; the variant's if not given",
+    )
     parser.add_argument(
         "--checkpoint",
         type=Path,
@@ -159,12 +183,11 @@ def build(case: Case) -> nn.Module | Callable[[Tensor], Tensor]:
     """The model of a case, with the weights of its checkpoint where it names one."""
     if case.run == "onnxruntime":
         return onnx_model.load(case.checkpoint, torch.device(case.device))[0]
-    # The literal order is the article's: other heads are held against its head, too.
-    head = "article" if case.run == "literal" else case.head
-    if case.checkpoint and case.checkpoint.suffix != ".onnx" and head == case.head:
-        model = load_model(case.checkpoint).model
-    else:
-        model = build_model(case.variant, head, case.num_classes)
+    if case.checkpoint and case.checkpoint.suffix != ".onnx":
+        loaded = load_model(case.checkpoint)
+        if loaded.config.head == case.head:
+            return wrap(loaded.model.to(case.device), case.run)
+    model = build_model(case.variant, case.head, case.num_classes, case.window)
     return wrap(model.to(case.device), case.run)
 
 
@@ -282,48 +305,50 @@ def _largest_resident_size() -> int | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
 
 
-def measure(cases: list[Case], models: dict[str, Callable], repeats: int, bar: tqdm) -> list[dict]:
-    """Measure cases that differ in how they run alone, in turns; one row each."""
+def measure(
+    cases: list[Case], models: dict[tuple, Callable], repeats: int, bar: tqdm
+) -> list[dict]:
+    """Measure cases that differ in head and in how they run alone, in turns; one row each."""
     device = torch.device(cases[0].device)
-    steps = {case.run: make_step(models[case.run], case) for case in cases}
-    gflop, times = {}, {case.run: [] for case in cases}
+    steps = {case.key: make_step(models[case.key], case) for case in cases}
+    gflop, times = {}, {case.key: [] for case in cases}
     for case in cases:
-        bar.set_description(f"{case.size[1]}x{case.size[0]} {case.mode} {case.run}")
-        gflop[case.run] = warm_up(steps[case.run], case)
+        bar.set_description(case.name)
+        gflop[case.key] = warm_up(steps[case.key], case)
         bar.update()
     for _ in range(repeats):
         for case in cases:
-            bar.set_description(f"{case.size[1]}x{case.size[0]} {case.mode} {case.run}")
+            bar.set_description(case.name)
             # Another's mode would switch off the weights that both share.
-            if isinstance(models[case.run], nn.Module):
-                models[case.run].train(case.mode == "train")
-            times[case.run].append(seconds(steps[case.run], device))
+            if isinstance(models[case.key], nn.Module):
+                models[case.key].train(case.mode == "train")
+            times[case.key].append(seconds(steps[case.key], device))
             bar.update()
     del steps
     rows = []
     for case in cases:
-        bar.set_description(f"{case.size[1]}x{case.size[0]} {case.mode} {case.run} memory")
-        rows.append(_row(case, models, gflop, statistics.median(times[case.run])))
+        bar.set_description(f"{case.name} memory")
+        rows.append(_row(case, models, gflop, statistics.median(times[case.key])))
         bar.update()
     return rows
 
 
-def _row(case: Case, models: dict[str, Callable], gflop: dict, median: float) -> dict:
+def _row(case: Case, models: dict[tuple, Callable], gflop: dict, median: float) -> dict:
     memory = peak_memory(case)
-    counted = models[case.run] if case.run == "literal" else models["eager"]
-    operations = gflop[case.run] if case.run == "literal" else gflop["eager"]
+    counted = case.key if case.run == "literal" else (case.head, "eager")
+    parameters = sum(parameter.numel() for parameter in models[counted].parameters())
     dtype = Precision.choose(case.amp, torch.device(case.device)).dtype
     return {
         "variant": case.variant,
-        "head": "article" if case.run == "literal" else case.head,
+        "head": case.head,
         "run": case.run,
         "size": f"{case.size[1]}x{case.size[0]}",
         "batch": case.batch,
         "device": case.device,
         "precision": "fp32" if dtype is None or case.run == "onnxruntime" else str(dtype)[6:],
         "mode": case.mode,
-        "parameters": sum(parameter.numel() for parameter in counted.parameters()),
-        "gflop": round(operations, 1),
+        "parameters": parameters,
+        "gflop": round(gflop[counted], 1),
         "milliseconds": round(median * 1e3, 2),
         "images_per_second": round(case.batch / median, 3),
         "peak_memory_mib": None if memory is None else round(memory / 2**20),
@@ -371,20 +396,24 @@ def ratios(rows: list[dict]) -> list[str]:
     sentences = []
     eager = [row for row in rows if row["run"] == "eager"]
     for row in rows:
-        if row["run"] == "eager":
-            continue
-        own = next(e for e in eager if (e["size"], e["mode"]) == (row["size"], row["mode"]))
-        text = f"{row['size']} {row['mode']}: {row['run']} / {own['head']} head eager: "
-        text += f"time {row['milliseconds'] / own['milliseconds']:.2f}"
-        if row["peak_memory_mib"]:
-            text += f", peak memory {row['peak_memory_mib'] / own['peak_memory_mib']:.2f}"
-        sentences.append(text)
-    for mode in dict.fromkeys(row["mode"] for row in eager):
-        of_mode = [row for row in eager if row["mode"] == mode]
+        for own in eager:
+            same = all(row[name] == own[name] for name in ("size", "mode"))
+            # The literal order is the article's: other heads are held against it, too.
+            if row["run"] == "eager" or not same:
+                continue
+            if row["run"] != "literal" and row["head"] != own["head"]:
+                continue
+            text = f"{row['size']} {row['mode']}: {row['run']} / {own['head']} head eager: "
+            text += f"time {row['milliseconds'] / own['milliseconds']:.2f}"
+            if row["peak_memory_mib"]:
+                text += f", peak memory {row['peak_memory_mib'] / own['peak_memory_mib']:.2f}"
+            sentences.append(text)
+    for head, mode in dict.fromkeys((row["head"], row["mode"]) for row in eager):
+        of_mode = [row for row in eager if (row["head"], row["mode"]) == (head, mode)]
         per_pixel = [row["milliseconds"] / _pixels(row["size"]) for row in of_mode]
         for row, value in list(zip(of_mode, per_pixel, strict=True))[1:]:
             sentences.append(
-                f"{mode}: time per pixel at {row['size']} / {of_mode[0]['size']}: "
+                f"{head} head, {mode}: time per pixel at {row['size']} / {of_mode[0]['size']}: "
                 f"{value / per_pixel[0]:.2f}"
             )
     return sentences
@@ -409,16 +438,19 @@ def write_csv(path: Path, rows: list[dict]) -> None:
 def plan(args: argparse.Namespace, config: ModelConfig, device: torch.device) -> list[list[Case]]:
     """The cases, those together that are measured in turns."""
     onnx = args.checkpoint is not None and args.checkpoint.suffix == ".onnx"
-    runs = ["eager"] + ["compiled"] * args.compile + ["literal"] * args.compare
+    heads = args.head if args.checkpoint is None else [config.head]
+    runs = ["eager"] + ["compiled"] * args.compile + ["onnxruntime"] * onnx
+    ways = [(head, run) for head in heads for run in runs]
+    ways += [("article", "literal")] * args.compare
     modes = ("inference", "train") if args.mode == "both" else (args.mode,)
     modes = ("inference",) if onnx else modes
     sizes = [(side, side) for side in args.sizes] if args.sizes else [config.input_size]
     return [
         [
-            Case(run, config.variant, config.head, config.num_classes, size,
+            Case(run, config.variant, head, config.num_classes, size,
                  args.batch or {"inference": 1, "train": 2}[mode], mode, str(device), args.amp,
-                 args.checkpoint)
-            for run in runs + ["onnxruntime"] * onnx
+                 args.checkpoint, args.window)
+            for head, run in ways
         ]
         for mode in modes for size in sizes
     ]  # fmt: skip
@@ -427,7 +459,7 @@ def plan(args: argparse.Namespace, config: ModelConfig, device: torch.device) ->
 def described(args: argparse.Namespace) -> ModelConfig:
     """The model that the flags or the checkpoint name."""
     if args.checkpoint is None:
-        return ModelConfig(variant=args.model, head=args.head)
+        return ModelConfig(variant=args.model)
     if args.checkpoint.suffix == ".onnx":
         return onnx_model.load(args.checkpoint, torch.device("cpu"))[1]
     return load_model(args.checkpoint).config
@@ -440,8 +472,9 @@ def main() -> None:
     print(machine())
     models = {}
     for case in groups[0]:
-        shares = case.run == "compiled" or (case.run == "literal" and case.head == "article")
-        models[case.run] = wrap(models["eager"], case.run) if shares else build(case)
+        eager = models.get((case.head, "eager"))
+        shares = eager is not None and case.run != "onnxruntime"
+        models[case.key] = wrap(eager, case.run) if shares else build(case)
     rows = []
     total = sum(len(group) * (args.repeats + 2) for group in groups)
     with tqdm(total=total, dynamic_ncols=True) as bar:

@@ -101,7 +101,7 @@ def load_model(path: Path) -> Loaded:
         config, classes = _articles(state, path)
     # Weights come from the file: to draw random ones first would only cost time.
     with torch.device("meta"):
-        model = build_model(config.variant, config.head, config.num_classes)
+        model = build_model(config.variant, config.head, config.num_classes, config.window)
     model = model.to_empty(device="cpu")
     pretrained.load_exactly(model, state, path)
     return Loaded(model.eval(), config, classes, content)
@@ -118,6 +118,7 @@ def described(content: dict, path: Path) -> tuple[ModelConfig, ClassTable]:
             input_size=tuple(int(side) for side in plain["input_size"]),
             mean=tuple(float(value) for value in plain["mean"]),
             std=tuple(float(value) for value in plain["std"]),
+            window=None if plain.get("window") is None else int(plain["window"]),
         )
         classes = ClassTable.from_plain(content["classes"])
         in_order = (
@@ -125,6 +126,7 @@ def described(content: dict, path: Path) -> tuple[ModelConfig, ClassTable]:
             and 1 <= config.num_classes == len(classes) <= 254
             and len(config.input_size) == 2
             and all(32 <= side <= 16384 for side in config.input_size)
+            and (config.window is None or 2 <= config.window <= 64)
             and len(config.mean) == len(config.std) == 3 and all(value > 0 for value in config.std)
             and all(math.isfinite(value) for value in config.mean + config.std)
             and len(classes.colors) == len(classes.vis_colors) == len(classes)

@@ -92,6 +92,7 @@ class ModelConfig:
         num_classes: K, scores per pixel.
         input_size: (height, width) of the network's input in training, the default elsewhere.
         mean, std: normalisation of RGB pixels scaled to [0, 1].
+        window: side of the attention windows, None for the variant's own.
     """
 
     variant: str = "faster_vit_0"
@@ -100,6 +101,7 @@ class ModelConfig:
     input_size: tuple[int, int] = (512, 512)
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    window: int | None = None
 
     def to_plain(self) -> dict:
         """Lists, strings and numbers only, so that a checkpoint stays data."""

@@ -29,7 +29,7 @@ import cli
 from config import IGNORE_INDEX
 from dataset_checks import check_pairs, report
 from errors import UserError
-from images import Size, map_files, read_image, resize_image
+from images import Size, image_size, map_files, read_image, resize_image
 from masks import MaskReader, read_class_table
 from pairs import Pair, data_fingerprint, find_pairs
 
@@ -40,12 +40,25 @@ __all__ = [
     "check_pairs",
     "data_fingerprint",
     "find_pairs",
+    "input_size",
     "make_loader",
     "read_class_table",
 ]
 
 # The strong augmentation enlarges pictures up to this factor, and shrinks them by as much.
 MAX_SCALE = 2
+
+
+def input_size(photographs: list[Path], pixels: int) -> Size:
+    """The (height, width) of about `pixels` that distorts most photographs least.
+
+    Sides are multiples of 32, in the median photograph's proportions.
+    """
+    sizes = [image_size(path) for path in photographs]
+    ratio = float(np.median([width / height for height, width in sizes]))
+    sides = (pixels / ratio) ** 0.5, (pixels * ratio) ** 0.5
+    height, width = (max(32, 32 * round(side / 32)) for side in sides)
+    return height, width
 
 
 class UnreadableError(UserError):
@@ -95,7 +108,7 @@ def make_augmentation(name: str, size: Size, fill: tuple[int, int, int]) -> A.Co
 class SegmentationDataset(Dataset):
     """Pictures and class indices at the network's size.
 
-    Each photograph is resized first (to `size`; for the strong augmentation to MAX_SCALE times
+    Each pair is resized first (to the target's size; for the strong augmentation to MAX_SCALE times
     that), then augmented; so what the cache keeps is what is read without one.
 
     Args:
@@ -106,17 +119,20 @@ class SegmentationDataset(Dataset):
         augment: see `make_augmentation`.
         seed: of the augmentation.
         cache: "ram" keeps the resized pictures in memory, once for all workers; else "none".
+        target_scale: how many times finer than `size` the masks stay.
     """
 
     def __init__(self, pairs: list[Pair], reader: MaskReader, size: Size,
                  mean: tuple[float, float, float], std: tuple[float, float, float], *,
-                 augment: str = "article", seed: int = 0, cache: str = "none"):  # fmt: skip
+                 augment: str = "article", seed: int = 0, cache: str = "none",
+                 target_scale: int = 1):  # fmt: skip
         self.pairs, self.reader, self.size = pairs, reader, size
         self.mean, self.std = (np.array(values, np.float32) * 255 for values in (mean, std))
         fill = tuple(round(float(value)) for value in self.mean)
-        self.augmentation = make_augmentation(augment, size, fill)
+        target_size = size[0] * target_scale, size[1] * target_scale
+        self.augmentation = make_augmentation(augment, target_size, fill)
         factor = MAX_SCALE if augment == "strong" else 1
-        self.base_size = size[0] * factor, size[1] * factor
+        self.base_size = target_size[0] * factor, target_size[1] * factor
         self.seed, self.cache = seed, cache
         self._images = self._targets = None
 
@@ -127,7 +143,8 @@ class SegmentationDataset(Dataset):
         """One sample by (epoch, index).
 
         Returns:
-            image (3, H, W) float32, normalised; target (H, W) int64, 255 = ignore; index.
+            image (3, H, W) float32, normalised; target (s * H, s * W) int64 with the target's
+            scale s, 255 = ignore; index.
 
         Raises:
             UnreadableError: the file changed since it was checked.
@@ -146,6 +163,7 @@ class SegmentationDataset(Dataset):
             )
             changed = self.augmentation(image=image, mask=target)
             image, target = changed["image"], changed["mask"]
+        image = resize_image(image, self.size)
         image = np.ascontiguousarray(image.transpose(2, 0, 1)).astype(np.float32)  # (3, H, W)
         image = (image - self.mean[:, None, None]) / self.std[:, None, None]
         return torch.from_numpy(image), torch.from_numpy(target.astype(np.int64)), index

@@ -10,6 +10,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
@@ -101,7 +102,8 @@ def train(
     """Train for one epoch.
 
     Args:
-        loader: yields images (B, 3, H, W), targets (B, H, W) and indices (B,) of the data set.
+        loader: yields images (B, 3, H, W), targets (B, H, W), or a multiple of that size, and
+            indices (B,) of the data set.
         set_lr: called before each step with the share of the epoch that is done, in [0, 1).
         accumulate: batches whose gradients are averaged into one step.
         clip_grad: the largest norm that all gradients together may have.
@@ -131,6 +133,8 @@ def train(
         with model.no_sync() if waits else nullcontext(), out_of_memory_explained(len(images)):
             with precision.autocast():
                 logits = model(images)
+            if logits.shape[-2:] != targets.shape[-2:]:  # masks may be finer than pictures
+                logits = F.interpolate(logits, targets.shape[-2:], mode="bilinear")
             loss = criterion(logits, targets)
             precision.scaler.scale(loss / size).backward()
         # This waits for the device once a step; a run that goes on with NaN costs more.

@@ -467,7 +467,9 @@ def conv3x3_of_upsampled(sources: list[Tensor], weight: Tensor, bias: Tensor, si
             down = torch.cat([interpolation_matrix(h, H, k - 1, part) for k in range(3)], dim=1)
             result = (down @ torch.cat(rows, dim=1)).view(B, H, W, O)
             total = result + bias if total is None else total + result
-    return total.permute(0, 3, 1, 2)
+    total = total.permute(0, 3, 1, 2)
+    # On the CPU, the next convolution's weight gradient takes half the time from this layout.
+    return total.contiguous() if total.requires_grad and total.device.type == "cpu" else total
 
 
 def resize(x: Tensor, size: Size) -> Tensor:
@@ -629,6 +631,8 @@ class FasterViT(nn.Module):
         returns: (B, K, H, W) raw logits.
     """
 
+    window: int | None = None  # of `build_model`, None for the variant's own
+
     def __init__(
         self,
         dim: int,
@@ -757,7 +761,9 @@ def load_backbone(model: FasterViT, path: Path) -> str:
     Raises:
         UserError: the file is unreadable, or a learnt tensor is missing or of the wrong shape.
     """
-    state = weights.state_dict_of(weights.read_checkpoint_file(path), path)
+    content = weights.read_checkpoint_file(path)
+    state = weights.state_dict_of(content, path)
+    _check_window(model, content, path)
     head = tuple(name for name in state if name.startswith(HEAD_PREFIXES))
     # A pyramid checkpoint has no classifier of ImageNet; every other file must have it.
     optional = HEAD_PREFIXES + (("norm.", "head.") if head and "head.weight" not in state else ())
@@ -773,6 +779,20 @@ def load_backbone(model: FasterViT, path: Path) -> str:
     return line + (f", {of_head} tensors of the segmentation head" if of_head else "")
 
 
+def _check_window(model: FasterViT, content: dict, path: Path) -> None:
+    """Refuse weights for other attention windows: they fit in shape, and mean something else."""
+    config = content.get("model_config")
+    trained = config.get("window") if isinstance(config, dict) else None
+    if trained != model.window:
+        names = ["windows of the variant's own size" if side is None else f"--window {side}"
+                 for side in (trained, model.window)]  # fmt: skip
+        raise UserError(
+            f"{path} was trained with {names[0]}, not {names[1]}; "
+            + (f"pass --window {trained}." if trained else "leave --window out, or start from "
+               "random weights with --weights none.")
+        )  # fmt: skip
+
+
 def weights_path(variant: str) -> Path:
     """Where a variant's ImageNet weights lie, under the name that the article gave them."""
     return DEFAULT_WEIGHTS_DIR / f"{variant}.pth.tar"
@@ -784,13 +804,15 @@ def weights_url(variant: str) -> str:
 
 
 def build_model(variant: str = "faster_vit_0", head: str = "article", num_classes: int = 2,
-                **changes) -> FasterViT:  # fmt: skip
+                window: int | None = None, **changes) -> FasterViT:  # fmt: skip
     """Build a variant with random weights.
 
     Args:
         variant: a name of `VARIANTS`.
         head: a name of `HEADS`.
         num_classes: K, scores per pixel.
+        window: side of the attention windows of both attention levels, None for the variant's.
+            Weights mean what they meant with the windows that they were trained with.
         changes: keywords of `FasterViT` that differ from the variant's.
 
     Raises:
@@ -801,15 +823,17 @@ def build_model(variant: str = "faster_vit_0", head: str = "article", num_classe
     if head not in HEADS:
         raise UserError(f"There is no head {head!r}; choose one of {', '.join(HEADS)}.")
     spec = VARIANTS[variant]
+    windows = spec.window_size if window is None else (7, 7, window, window)
     settings = {
         "dim": spec.dim, "in_dim": spec.in_dim, "depths": spec.depths, "ct_size": 2,
-        "num_heads": spec.num_heads, "window_size": spec.window_size, "mlp_ratio": 4,
+        "num_heads": spec.num_heads, "window_size": windows, "mlp_ratio": 4,
         "resolution": spec.resolution, "drop_path_rate": spec.drop_path_rate, "hat": spec.hat,
         "layer_scale": spec.layer_scale, "do_propagation": spec.do_propagation,
     }  # fmt: skip
     model = FasterViT(
         **(settings | {"num_classes": num_classes, "segmentation_head": head} | changes)
     )
+    model.window = window
     model.default_cfg = model.pretrained_cfg = {
         "url": weights_url(variant), "mean": IMAGENET_MEAN, "std": IMAGENET_STD,
     }  # fmt: skip

@@ -3,8 +3,8 @@
 The article's run, on its own data:
     python train.py --imgsz 512 512 --epochs 50 --lr 0.0001 --batch 2 --scheduler
 
-Your own photographs and masks, with the light head, on a laptop:
-    python train.py --data input/my_leaves --head pyramid --imgsz 320 320 --epochs 30 --batch 4
+Your own photographs and masks, without ImageNet weights, on a laptop:
+    python train.py --data input/my_leaves --recipe scratch
 
 Go on where a run was stopped, with all its flags:
     python train.py --out-dir outputs --resume
@@ -39,6 +39,7 @@ from datasets import (
     check_pairs,
     data_fingerprint,
     find_pairs,
+    input_size,
     make_loader,
 )
 from errors import UserError
@@ -54,6 +55,16 @@ from utils import choose_device, fit_within, overlay, plot_curves, seed_everythi
 # What a run leaves in its folder, and all that --overwrite removes.
 PRODUCTS = ("best_model_iou.pth", "best_model_loss.pth", "model.pth", "last.pth", "history.csv",
             "log.jsonl", "loss.png", "accuracy.png", "miou.png", "report.html")  # fmt: skip
+# Flags that were found together, by measurement (docs/results.md); each can be given anew.
+RECIPES = {
+    "scratch": {
+        "head": "pyramid", "weights": "none", "imgsz": None, "epochs": 10, "batch": 8,
+        "optimizer": "adamw", "lr": 5e-4, "weight_decay": 0.01, "scheduler": "cosine",
+        "warmup": 1.0, "drop_path": 0.0, "cache": "ram",
+    },
+}  # fmt: skip
+# Pixels of the network's input where the recipe leaves its size to the photographs' proportions.
+RECIPE_PIXELS = 320 * 160
 # Flags of one call, not of the run: a resumed run takes all others from its checkpoint.
 CALL_FLAGS = ("resume", "overwrite", "out_dir", "debug", "device", "workers")
 
@@ -61,6 +72,12 @@ CALL_FLAGS = ("resume", "overwrite", "out_dir", "debug", "device", "workers")
 def make_parser() -> cli.Parser:
     parser = cli.Parser(__doc__)
     parser.add_device()
+    parser.add_argument(
+        "--recipe",
+        choices=RECIPES,
+        help="scratch: without ImageNet weights, few pictures, a small machine; sets "
+        "the defaults of the flags below",
+    )
 
     data = parser.add_argument_group("data")
     data.add_argument(
@@ -76,7 +93,15 @@ def make_parser() -> cli.Parser:
         type=cli.number(int, 32, 16384),
         default=[512, 512],
         metavar=("WIDTH", "HEIGHT"),
-        help="size of the network's input",
+        help="size of the network's input; a recipe's follows the photographs' proportions",
+    )
+    data.add_argument(
+        "--target-scale",
+        type=cli.number(int, 1, 4),
+        default=1,
+        metavar="N",
+        help="learn from masks N times finer than --imgsz: sharper borders and small spots at the "
+        "cost of the loader's time",
     )
     data.add_argument(
         "--augment",
@@ -106,6 +131,13 @@ def make_parser() -> cli.Parser:
         "--weights",
         metavar="PATH|none",
         help="weights to start from: a file, or none; ImageNet's if not given",
+    )
+    model.add_argument(
+        "--window",
+        type=cli.number(int, 2, 64),
+        metavar="N",
+        help="side of the attention windows, with --weights none alone; one that divides a 16th "
+        "and a 32nd of --imgsz leaves nothing to pad; the variant's if not given",
     )
     model.add_argument(
         "--drop-path",
@@ -227,7 +259,15 @@ def make_parser() -> cli.Parser:
     speed.add_argument(
         "--tensorboard", action="store_true", help="write scalars and pictures there"
     )
-    return parser  # fmt: skip
+    return parser
+
+
+def apply_recipe(parser: cli.Parser, argv: list[str]) -> cli.Parser:
+    """Let the recipe that was asked for, if one was, set the defaults of all other flags."""
+    name = parser.parse_args(argv).recipe
+    if name is not None:
+        parser.set_defaults(**RECIPES[name])
+    return parser
 
 
 def loss_names(text: str) -> str:
@@ -240,7 +280,7 @@ def loss_names(text: str) -> str:
 
 def parse_args(argv: list[str]) -> tuple[argparse.Namespace, dict | None]:
     """Flags, and the checkpoint that the run goes on from, whose flags hold unless given anew."""
-    parser = make_parser()
+    parser = apply_recipe(make_parser(), argv)
     args = parser.parse_args(argv)
     if args.resume is None:
         return args, None
@@ -377,6 +417,7 @@ def check_same_run(saved: dict, args: argparse.Namespace, classes: ClassTable,
     differences = [
         ("--model", config["variant"], args.model),
         ("--head", config["head"], args.head),
+        ("--window", config.get("window"), args.window),
         ("--imgsz", list(config["input_size"])[::-1], list(args.imgsz)),
         ("classes", saved["classes"]["names"], list(classes.names)),
         ("class colours", saved["classes"]["colors"], [list(color) for color in classes.colors]),
@@ -521,19 +562,24 @@ def run(args: argparse.Namespace, saved: dict | None, device: torch.device) -> N
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
 
     # Data
-    size = (args.imgsz[1], args.imgsz[0])
     reader = MaskReader.for_data(args.data)
     classes = reader.classes
     pairs = {split: find_pairs(args.data, split, args.skip_bad) for split in ("train", "valid")}
     say(reader.describe())
     checked = [check_pairs(pairs[split], reader, args.skip_bad) for split in pairs]
     fingerprint = data_fingerprint(args.data, checked)
+    if args.imgsz is None:
+        args.imgsz = list(input_size([pair.image for pair in checked[0]], RECIPE_PIXELS)[::-1])
+        say(f"The network's input is {args.imgsz[0]}x{args.imgsz[1]}, as the photographs' shape is")
+    size = (args.imgsz[1], args.imgsz[0])
     say(f"{len(checked[0])} training and {len(checked[1])} validation pairs in {args.data}")
-    config = ModelConfig(args.model, args.head, len(classes), size)
+    config = ModelConfig(args.model, args.head, len(classes), size, window=args.window)
     train_set, valid_set = (
         SegmentationDataset(part, reader, size, config.mean, config.std, augment=augment,
-                            seed=args.seed, cache=args.cache)
-        for part, augment in zip(checked, (args.augment, "none"), strict=True)
+                            seed=args.seed, cache=args.cache, target_scale=scale)
+        for part, augment, scale in zip(
+            checked, (args.augment, "none"), (args.target_scale, 1), strict=True
+        )
     )  # fmt: skip
     if args.cache == "ram":
         say(f"The cache takes {train_set.cache_gib() + valid_set.cache_gib():.2f} GiB")
@@ -547,7 +593,9 @@ def run(args: argparse.Namespace, saved: dict | None, device: torch.device) -> N
 
     # Model
     changes = {} if args.drop_path is None else {"drop_path_rate": args.drop_path}
-    model = build_model(args.model, args.head, len(classes), resolution=size, **changes)
+    model = build_model(
+        args.model, args.head, len(classes), args.window, resolution=size, **changes
+    )
     for turn in (0, 1):  # the main process first: it may have to download them
         if saved is None and main_process == (turn == 0):
             say(load_weights(model, args.model, args.weights))

@@ -1,8 +1,12 @@
 """Run a script with one more variant, `tiny`, so that tests train real models in a second.
 
 python tests/run_tiny.py train.py --model tiny --head pyramid ...
+
+RANK_WEIGHTS=FOLDER writes each process's own weights there after each epoch's training.
+DYING_RANK=N ends process N with an error after the first epoch.
 """
 
+import os
 import runpy
 import sys
 from pathlib import Path
@@ -12,6 +16,7 @@ sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
 
+import distributed  # noqa: E402
 import segmentation_model  # noqa: E402
 
 TINY = segmentation_model.Variant(8, 8, (1, 1, 1, 1), (1, 1, 2, 2), 0.1, "tiny.pth.tar")
@@ -22,9 +27,26 @@ def add_tiny() -> None:
     segmentation_model.VARIANTS["tiny"] = TINY
 
 
+def look_into_ranks() -> None:
+    """Hook into the one place where every process stands after an epoch's training."""
+    broadcast, epochs = distributed.broadcast_buffers, []
+
+    def broadcast_buffers(model) -> None:
+        broadcast(model)
+        epochs.append(model)
+        rank = distributed.rank()
+        if folder := os.environ.get("RANK_WEIGHTS"):
+            torch.save(model.state_dict(), Path(folder) / f"{rank}.pth")
+        if len(epochs) == 2 and os.environ.get("DYING_RANK") == str(rank):
+            raise RuntimeError(f"process {rank} was meant to fail")
+
+    distributed.broadcast_buffers = broadcast_buffers
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     add_tiny()
+    look_into_ranks()
     script = sys.argv[1]
     sys.argv = sys.argv[1:]
     runpy.run_path(str(ROOT / script), run_name="__main__")

@@ -74,8 +74,8 @@ def test_one_command_prints_the_table_and_writes_it(tmp_path, monkeypatch, capsy
     monkeypatch.setattr(benchmark, "peak_memory", lambda case: 3 * 2**20)
     out = tmp_path / "new" / "table.csv"
     monkeypatch.setattr(sys, "argv", [
-        "benchmark.py", "--model", "tiny", "--head", "pyramid", "--compare", "--mode", "inference",
-        "--sizes", "32", "64", "--repeats", "1", "--device", "cpu", "--out", str(out),
+        "benchmark.py", "--model", "tiny", "--head", "article", "pyramid", "--compare", "--mode",
+        "inference", "--sizes", "32", "64", "--repeats", "1", "--device", "cpu", "--out", str(out),
     ])  # fmt: skip
     benchmark.main()
     with open(out, newline="") as file:
@@ -83,7 +83,7 @@ def test_one_command_prints_the_table_and_writes_it(tmp_path, monkeypatch, capsy
     assert [(row["size"], row["mode"], row["run"], row["head"], row["batch"]) for row in rows] == [
         (size, "inference", *run, "1")
         for size in ("32x32", "64x64")
-        for run in (("eager", "pyramid"), ("literal", "article"))
+        for run in (("eager", "article"), ("eager", "pyramid"), ("literal", "article"))
     ]
     for row in rows:
         assert float(row["gflop"]) >= 0
@@ -94,5 +94,7 @@ def test_one_command_prints_the_table_and_writes_it(tmp_path, monkeypatch, capsy
     printed = capsys.readouterr().out
     assert "threads" in printed
     assert "torch" in printed
-    assert "32x32 inference: literal / pyramid head eager: time " in printed
-    assert "time per pixel at 64x64 / 32x32" in printed
+    for head in ("article", "pyramid"):
+        assert f"32x32 inference: literal / {head} head eager: time " in printed
+        assert f"{head} head, inference: time per pixel at 64x64 / 32x32" in printed
+    assert len({row["parameters"] for row in rows}) == 2  # the literal order has the article's

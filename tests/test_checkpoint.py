@@ -7,7 +7,7 @@ import torch
 from run_tiny import add_tiny
 
 import pretrained
-from checkpoint import load_model, read_checkpoint, save_checkpoint
+from checkpoint import load_model, load_weights, read_checkpoint, save_checkpoint
 from config import ClassTable, ModelConfig
 from errors import UserError
 from segmentation_model import build_model, fold_batchnorm
@@ -43,6 +43,26 @@ def test_a_checkpoint_alone_rebuilds_model_configuration_and_classes(saved):
     assert loaded.classes == CLASSES
     assert loaded.content["epoch"] == 3
     assert not loaded.model.training
+
+
+def test_windows_of_another_size_travel_in_the_checkpoint(tmp_path):
+    model = build_model("tiny", "pyramid", 3, window=4).eval()
+    config = ModelConfig("tiny", "pyramid", 3, (64, 96), window=4)
+    save_checkpoint(tmp_path / "a.pth", model, config, CLASSES)
+    loaded = load_model(tmp_path / "a.pth")
+    images = torch.randn(1, 3, 128, 160)
+    with torch.no_grad():
+        expected = model(images)
+        assert torch.equal(loaded.model(images), expected)
+        other = build_model("tiny", "pyramid", 3).eval()
+        other.load_state_dict(model.state_dict())  # the same shapes, another meaning
+        assert not torch.allclose(other(images), expected, atol=1e-4)
+    with pytest.raises(UserError, match=r"--window 4, not windows of the variant's.*--window 4"):
+        load_weights(other, "tiny", str(tmp_path / "a.pth"))
+    config = ModelConfig("tiny", "pyramid", 3, (64, 96))
+    save_checkpoint(tmp_path / "b.pth", other, config, CLASSES)
+    with pytest.raises(UserError, match=r"variant's own size, not --window 4.*--weights none"):
+        load_weights(model, "tiny", str(tmp_path / "b.pth"))
 
 
 def test_a_checkpoint_holds_plain_types_only(saved):

@@ -109,6 +109,20 @@ def test_figures_are_those_of_the_whole_epoch():
     assert all(isinstance(value, float | list) for value in figures.values())
 
 
+def test_masks_finer_than_pictures_are_met_by_resized_logits():
+    ours, literal, data = make_model(), make_model(), Data(2)
+    data.targets = (torch.randn(2, 16, 16) > 0).long()
+    figures = run(ours, data)
+    optimizer = torch.optim.SGD(literal.parameters(), lr=0.1)
+    logits = F.interpolate(literal(data.images), scale_factor=2, mode="bilinear")
+    loss = F.cross_entropy(logits, data.targets)
+    loss.backward()
+    optimizer.step()
+    assert figures["loss"] == pytest.approx(loss.item(), rel=1e-6)
+    for a, b in zip(ours.parameters(), literal.parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-7)
+
+
 def test_the_learning_rate_is_set_before_each_step_of_a_group():
     shares = []
     run(make_model(), Data(6), batch=1, accumulate=2, set_lr=shares.append)

@@ -3,6 +3,7 @@
 import argparse
 import csv
 import json
+import os
 import random
 import re
 import signal
@@ -266,6 +267,22 @@ def test_the_articles_flags_are_the_articles_run():
     assert args.out_dir == DEFAULT_OUT_DIR
 
 
+def test_a_recipe_sets_defaults_and_typed_flags_win(monkeypatch, data, tmp_path, capsys):
+    flags = ["--recipe", "scratch", "--model", "tiny", "--data", str(data), "--lr", "0.003",
+             "--epochs", "1", "--workers", "0", "--out-dir", str(tmp_path)]  # fmt: skip
+    monkeypatch.setattr(sys, "argv", ["train.py", *flags])
+    assert train.main() == 0
+    assert "256x192" in capsys.readouterr().out  # the photographs are 56x40
+    saved = read_checkpoint(tmp_path / "last.pth")
+    assert saved["model_config"]["input_size"] == [192, 256]
+    expected = train.RECIPES["scratch"] | {"lr": 0.003, "epochs": 1, "imgsz": [256, 192]}
+    assert {name: saved["train_args"][name] for name in expected} == expected
+    # The run that goes on has the same flags, typed or not.
+    resumed, _ = train.parse_args(["--out-dir", str(tmp_path), "--resume"])
+    assert {name: getattr(resumed, name) for name in expected} == expected
+    assert flags_of().epochs == 50
+
+
 def test_decay_spares_norms_biases_position_mlps_and_layer_scale():
     args = flags_of(
         "--weight-decay", "0.1", "--head-lr-mult", "2", "--optimizer", "adamw", "--lr", "1"
@@ -364,25 +381,50 @@ def test_a_signal_ends_the_run_at_once_and_says_how_to_go_on(data, tmp_path, sen
     read_checkpoint(tmp_path / "last.pth")
 
 
-@pytest.mark.parametrize("processes", [2])
+def torchrun(processes):
+    return [sys.executable, "-m", "torch.distributed.run", "--standalone",
+            f"--nproc_per_node={processes}"]  # fmt: skip
+
+
+# A pair of numbers takes 20 seconds of two cores: one in `make test`, the other in `make soak`.
+@pytest.mark.parametrize(
+    ("training", "evaluating"),
+    [(3, 2), *([(2, 3)] if os.environ.get("SOAK") else [])],
+)
 def test_several_processes_train_one_model_and_measure_as_one(
-    data, tmp_path, processes, monkeypatch
+    data, tmp_path, training, evaluating, monkeypatch
 ):
-    before = [sys.executable, "-m", "torch.distributed.run", "--standalone",
-              f"--nproc_per_node={processes}"]  # fmt: skip
-    process = start(data, tmp_path / "out", "--epochs", "1", before=before)
+    monkeypatch.setenv("RANK_WEIGHTS", str(tmp_path))
+    process = start(data, tmp_path / "out", "--epochs", "1", before=torchrun(training))
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors[-3000:]
     history = (tmp_path / "out/history.csv").read_text().splitlines()
     assert len(history) == 2
+    ranks = [torch.load(tmp_path / f"{rank}.pth") for rank in range(training)]
+    for name, value in weights_of(tmp_path / "out").items():
+        assert all(torch.equal(value, rank[name]) for rank in ranks), name
     # The same weights measured by one process here and by several there: the same bytes.
     flags = ["--model", str(tmp_path / "out/model.pth"), "--data", str(data), "--device", "cpu"]
     monkeypatch.setattr(sys, "argv", ["evaluate.py", *flags, "--out-dir", str(tmp_path / "one")])
     evaluate.main()
-    command = [*before, str(ROOT / "tests/run_tiny.py"), "evaluate.py", *flags]
+    command = [*torchrun(evaluating), str(ROOT / "tests/run_tiny.py"), "evaluate.py", *flags]
     done = subprocess.run([*command, "--out-dir", str(tmp_path / "many")], cwd=ROOT, timeout=120,
                           capture_output=True, text=True, check=False)  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     for name in ("metrics.json", "per_image.csv"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "many" / name).read_bytes()
     assert re.search(r'"images": 3', (tmp_path / "one/metrics.json").read_text())
+
+
+def test_a_process_that_dies_ends_the_others_with_its_error(data, tmp_path, monkeypatch):
+    monkeypatch.setenv("DYING_RANK", "1")
+    started = time.time()
+    process = start(data, tmp_path, "--epochs", "5000", before=torchrun(3))
+    try:
+        _, errors = process.communicate(timeout=100)
+    finally:
+        process.kill()
+    assert process.returncode != 0
+    assert time.time() - started < 60
+    assert "process 1 was meant to fail" in errors
+    assert read_checkpoint(tmp_path / "last.pth")["epoch"] == 1
