@@ -80,6 +80,7 @@ def read_checkpoint(path: Path) -> dict:
     content = pretrained.read_checkpoint_file(path)
     number = content.get("format", 0)
     if not isinstance(number, int) or number > FORMAT:
+        number = number if isinstance(number, int) else type(number).__name__
         raise UserError(
             f"{path} has the checkpoint format {number!r}, and this version knows up to {FORMAT}; "
             "update the code."
@@ -111,6 +112,10 @@ def described(content: dict, path: Path) -> tuple[ModelConfig, ClassTable]:
     """The configuration and the classes that a checkpoint of ours carries, checked."""
     try:
         plain = content["model_config"]
+        # Lists that hold each other have a text of any length.
+        for text in (plain["variant"], plain["head"], *content["classes"]["names"]):
+            if not isinstance(text, str):
+                raise TypeError("a name is no text")
         config = ModelConfig(
             variant=str(plain["variant"]),
             head=str(plain["head"]),
@@ -192,7 +197,7 @@ def load_weights(model: FasterViT, variant: str, weights: str | None) -> str:
         DEFAULT_WEIGHTS_DIR.mkdir(exist_ok=True)
         pretrained.fetch(weights_url(variant), path)
     line = load_backbone(model, path)
-    return f"{line} (SHA-256 {_recorded_digest(path)[:16]}…)"
+    return f"{line} (SHA-256 {_recorded_digest(path)})"
 
 
 def _recorded_digest(path: Path) -> str:

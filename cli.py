@@ -3,6 +3,7 @@
 import argparse
 import io
 import math
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -53,7 +54,8 @@ def number(
     def parse(text: str) -> float:
         try:
             value = kind(text)
-        except ValueError:
+            float(value)  # a whole number may be too long for one
+        except (ValueError, OverflowError):
             value = math.nan
         if not (math.isfinite(value) and low <= value <= high) or (open_low and value == low):
             raise argparse.ArgumentTypeError(f"{text!r} is not {what} {span}")
@@ -76,23 +78,35 @@ def run(main: Callable[[], int | None]) -> None:
     sentence asks for `--debug`). 130: interrupted by Ctrl-C.
     """
     debug = "--debug" in sys.argv
+    signal.signal(signal.SIGTERM, interrupt)
     for stream in (sys.stdout, sys.stderr):  # not every terminal can print every name
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
         code = main()
     except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
+        print(
+            "\nInterrupted. What was finished is whole; start the same command again.",
+            file=sys.stderr,
+        )
         sys.exit(130)
     except BrokenPipeError:  # the reader of our output went away, as `| head` does
         sys.stderr.close()
         sys.exit(1)
     except Exception as error:
-        if debug:
-            traceback.print_exc()
-        print(f"error: {explain(error)}", file=sys.stderr)
+        try:
+            if debug:
+                traceback.print_exc()
+            print(f"error: {explain(error)}", file=sys.stderr)
+        except OSError:
+            sys.exit(2)  # nobody can be told: the terminal's own disk is full
         sys.exit(2)
     sys.exit(code or 0)
+
+
+def interrupt(*_) -> None:
+    """What SIGTERM does: the same as Ctrl-C, also under nohup, where SIGINT itself is ignored."""
+    raise KeyboardInterrupt
 
 
 def explain(error: Exception) -> str:

@@ -112,7 +112,9 @@ def examine(pair: Pair, reader: MaskReader) -> Record:
         header = read_header(pair.image)
         image = read_image(pair.image)
         record.size, record.format = header.size, header.format
-        record.digest = hashlib.blake2b(image.tobytes(), digest_size=16).digest()
+        record.digest = hashlib.blake2b(
+            repr(image.shape).encode() + image.tobytes(), digest_size=16
+        ).digest()
     except UserError as error:
         record.note("unreadable", pair.image, error)
     try:
@@ -176,7 +178,7 @@ def find_twins(records: dict[str, list[Record]]) -> list[Finding]:
             if not record.digest:
                 continue
             other, path = first.setdefault(record.digest, (split, record.pair.image))
-            if path != record.pair.image:
+            if path != record.pair.image or other != split:
                 text = f"{printable(record.pair.image)} is the same picture as {printable(path)}"
                 found.append(
                     Finding("twins" if other == split else "leak", record.pair.image, text)

@@ -30,7 +30,7 @@ import onnx_model
 from checkpoint import FORMAT, Loaded, load_model
 from config import DEFAULT_OUT_DIR
 from errors import UserError
-from files import replacing
+from files import lock_folder, replacing
 from images import list_images, read_image
 from predictor import Predictor
 from segmentation_model import FasterViT, PositionTable, fold_batchnorm
@@ -262,7 +262,8 @@ def main() -> None:
         raise UserError(f"--imgsz {size[1]} {size[0]} is too small; the model needs 32 and more.")
     path = args.out_dir / file_name(args.model, size, args.half)
     print(f"Exporting {loaded.config.variant}, {loaded.config.head} head, takes a minute ...")
-    print(export(loaded, path, size, args.half, args.dynamic_batch, args.images))
+    with lock_folder(args.out_dir):
+        print(export(loaded, path, size, args.half, args.dynamic_batch, args.images))
     print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB, for {size[1]}x{size[0]}.")
 
 

@@ -40,6 +40,7 @@ from report import GalleryRow, write_gallery
 from utils import colour_mask, draw_legend, overlay, shrink
 
 KINDS = ("overlay", "mask", "colour", "prob", "cvat")
+MAX_JPEG_SIDE = 65_500  # pixels; the overlay of a longer picture is a smaller view of it
 ENDINGS = {"overlay": ".jpg", "mask": ".png", "colour": ".png", "prob": ".npz"}
 
 
@@ -71,7 +72,7 @@ def parse_args():
     )
     parser.add_argument(
         "--mm-per-pixel",
-        type=cli.positive_float,
+        type=cli.number(float, 0, 1e6, open_low=True),
         metavar="MM",
         help="scale of the photographs, adds areas in square millimetres",
     )
@@ -121,12 +122,18 @@ def find_inputs(inputs: list[str], recursive: bool) -> dict[str, Path]:
         for path, below in pictures:
             found.setdefault(path, below)
     named: dict[str, Path] = {}
+    taken: set[Path] = set()
     for path, below in found.items():
         # Two inputs never write one output: a second `leaf` becomes `leaf_jpg`, then `leaf_jpg_2`.
         stem = below.with_suffix("")
         other = below.with_name(below.name.replace(".", "_"))
-        names = [stem, other, *(f"{other}_{number}" for number in range(2, len(found) + 2))]
-        named[next(str(name) for name in names if str(name) not in named)] = path
+        numbers = range(2, 2 * len(found) + 2)
+        names = [stem, other, *(f"{other}_{number}" for number in numbers)]
+        names += [other.with_name(f"{number}_{other.name}") for number in numbers]
+        # Names too long for the file system are cut, and two that are cut alike are one name.
+        free = next(str(n) for n in names if output(Path(), str(n), "overlay") not in taken)
+        taken.add(output(Path(), free, "overlay"))
+        named[free] = path
     return named
 
 
@@ -142,7 +149,11 @@ def _pictures(path: Path, text: str, recursive: bool) -> Iterator[tuple[Path, Pa
         yield path, Path(path.name)
     elif any(sign in text for sign in "*?["):
         root = Path(path.anchor or ".")
-        for picture in sorted(root.glob(str(path.relative_to(path.anchor)))):
+        try:
+            matches = sorted(root.glob(str(path.relative_to(path.anchor))))
+        except ValueError as error:
+            raise UserError(f"--input {printable(text)} is no pattern ({error}).") from error
+        for picture in matches:
             if picture.is_file():
                 yield picture, Path(picture.name)
     else:
@@ -202,7 +213,7 @@ def write_results(args, name: str, path: Path, image: np.ndarray, mask: np.ndarr
     targets = {kind: output(args.out_dir, name, kind) for kind in ENDINGS}
     tinted = overlay(image, mask, classes)
     if "overlay" in args.save:
-        write_image(targets["overlay"], tinted)
+        write_image(targets["overlay"], shrink(tinted, MAX_JPEG_SIDE))
     if "mask" in args.save or "cvat" in args.save:
         write_mask(targets["mask"], mask, classes.colors)
     if "colour" in args.save:
@@ -222,6 +233,22 @@ def output(out_dir: Path, name: str, kind: str) -> Path:
     ending = f"_{kind}{ENDINGS[kind]}"
     stem = path.name.encode(errors="backslashreplace")[: 250 - len(ending)].decode(errors="ignore")
     return out_dir / path.parent / f"{stem}{ending}"
+
+
+def refuse_to_replace_neighbours(args, named: dict[str, Path]) -> None:
+    """A result must not take the place of the user's own mask beside a photograph.
+
+    Raises:
+        UserError: it would.
+    """
+    for name, path in named.items():
+        for kind in set(args.save) & set(ENDINGS):
+            target = output(args.out_dir, name, kind)
+            if target.exists() and target.parent.resolve() == path.parent.resolve():
+                raise UserError(
+                    f"{printable(target)} lies beside its photograph and may be your own; choose "
+                    "another --out-dir."
+                )
 
 
 def write_csv(path: Path, results: list[Result], head: list[str]) -> None:
@@ -293,9 +320,15 @@ def segment(args, predictor: Predictor, named: list[tuple[str, Path]]) -> tuple[
                     )
                 )
             if len(jobs) > 2 * args.workers:  # memory stays bounded where writing is the slowest
-                jobs[-2 * args.workers].result()
+                jobs[-2 * args.workers].exception()
             bar.update(len(group))
-        return [job.result() for job in jobs], bad
+        results = []
+        for job in jobs:
+            try:
+                results.append(job.result())
+            except UserError as error:
+                bad.append(" ".join(str(error).split()))
+        return results, bad
 
 
 def main() -> int:
@@ -306,6 +339,7 @@ def main() -> int:
         keep_aspect=args.keep_aspect, tile=args.tile, overlap=args.overlap, flips=args.tta,
         batch=args.batch,
     )  # fmt: skip
+    refuse_to_replace_neighbours(args, dict(named))
     predictor.to(distributed.init(predictor.device))
     mine = named[distributed.rank() :: distributed.world_size()]
     with lock_folder(args.out_dir, distributed.is_main()):

@@ -28,6 +28,7 @@ import cli
 from config import ClassTable
 from errors import UserError
 from files import lock_folder, replacing
+from images import printable
 from predictor import Predictor
 from video import (
     QUALITY_OPTION,
@@ -164,14 +165,15 @@ def segment(source: str, predictor: Predictor, args: argparse.Namespace) -> int:
             raise KeyboardInterrupt  # nothing to keep
     if args.plot:
         plot_shares(table, target.with_name(f"{target.stem}_per_frame.png"), predictor.classes)
-    print(f"{target}: {frames} frames, {seconds:.2f} s; shares in {table.name}")
+    shown = printable(target)
+    print(f"{shown}: {frames} frames, {seconds:.2f} s; shares in {printable(table.name)}")
     if stopped:
-        print(f"stopped after {seconds:.2f} s; {target} holds what was done and plays.")
+        print(f"stopped after {seconds:.2f} s; {shown} holds what was done and plays.")
         return 0 if reader.live else INTERRUPTED
     if reader.damage:
         print(
             f"{reader.name} is damaged at {reader.damage.time:.2f} s ({reader.damage.reason}); "
-            f"{target} holds the {frames} frames that could be read.",
+            f"{shown} holds the {frames} frames that could be read.",
             file=sys.stderr,
         )
         return 1
@@ -326,7 +328,7 @@ def segment_all(args: argparse.Namespace, predictor: Predictor) -> int:
         except UserError as error:
             if len(args.input) == 1:
                 raise
-            print(f"skipped: {error}", file=sys.stderr)
+            print(f"skipped: {cli.explain(error)}", file=sys.stderr)
             result = 1
         if result == INTERRUPTED:
             return result

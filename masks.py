@@ -52,7 +52,7 @@ def read_class_table(root: Path) -> ClassTable:
             classes or more than 254.
     """
     path = Path(root) / "labelmap.txt"
-    if not path.exists():
+    if not path.exists() and not path.is_symlink():
         tables = config.ALL_CLASSES, config.LABEL_COLORS_LIST, config.VIS_LABEL_MAP
         if len({len(table) for table in tables}) > 1:
             raise UserError("config.py: the three tables of classes differ in length.")
@@ -71,7 +71,9 @@ def read_class_table(root: Path) -> ClassTable:
         else:
             names.append(name)
             colors.append(color)
-    if not 2 <= len(names) <= MAX_CLASSES:
+    if len(names) + len(ignored) > MAX_CLASSES:
+        raise UserError(f"{printable(path)} has more than {MAX_CLASSES} lines; remove some.")
+    if len(names) < 2:
         raise UserError(
             f"{printable(path)} names {len(names)} classes; 2 to {MAX_CLASSES} are needed, the "
             "background included."
@@ -359,7 +361,8 @@ class MaskReader:
             last = len(table_lines(self.classes)) - 1
             return (
                 f"{printable(path)} has the value {level} on {count} pixels; the class table has "
-                f"the lines 0 to {last}. {remedy}"
+                f"the lines 0 to {last}, the nearest is "
+                f"{self._name_of(min(max(level, 0), last))!r}. {remedy}"
             )
         elif grey:
             values = np.repeat(plane[labels == UNKNOWN][:, None], 3, axis=1)
@@ -368,12 +371,15 @@ class MaskReader:
         color, count = Counter(map(tuple, values.tolist())).most_common(1)[0]
         lines = table_lines(self.classes)
         near = min(lines, key=lambda line: math.dist(color, lines[line]))
-        target = self._target(near)
-        name = "ignored" if target == IGNORE_INDEX else self.classes.names[target]
         return (
             f"{printable(path)} has the colour {color} on {count} pixels; the nearest class is "
-            f"{name!r} {lines[near]}. {remedy}"
+            f"{self._name_of(near)!r} {lines[near]}. {remedy}"
         )
+
+    def _name_of(self, line: int) -> str:
+        """The class of a line of the table."""
+        target = self._target(line)
+        return "ignored" if target == IGNORE_INDEX else self.classes.names[target]
 
 
 def table_lines(classes: ClassTable) -> dict[int, RGB]:
@@ -420,7 +426,12 @@ def _decide_grey(classes: ClassTable, found: list[Census]) -> str:
         "indices": [c.grey and bool(np.isin(c.values, indices).all()) for c in found],
     }
     if len(classes) == 2:
-        fits["binary"] = [c.grey for c in found]
+        # Of masks that tell more than black and white, most must fit the table, or it is not meant.
+        plain = (0,) if _has_white(classes) else (0, 255)
+        telling = [not bool(np.isin(c.values, plain).all()) for c in found]
+        most = max(sum(f and t for f, t in zip(ok, telling, strict=True)) for ok in fits.values())
+        if 2 * most <= sum(telling):
+            fits["binary"] = [c.grey for c in found]
     return max(fits, key=lambda kind: sum(fits[kind]))  # of equals the first
 
 

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from tqdm import tqdm
+
 from errors import UserError
 from images import list_images, printable
 
@@ -75,6 +77,10 @@ def find_pairs(root: Path, split: str, skip_bad: bool = False) -> list[Pair]:
         )
     if not found.pairs:
         raise UserError(explain_ambiguous(*found.ambiguous[0]))
+    left_out = [image for image, _ in found.without_mask] + [one for one, _ in found.ambiguous]
+    if left_out:
+        names = ", ".join(printable(path.name) for path in left_out)
+        tqdm.write(f"{len(left_out)} photographs without one clear mask are left out: {names}")
     return found.pairs
 
 
@@ -97,7 +103,8 @@ def match_split(root: Path, split: str) -> Matching:
     if is_cvat(root):
         return _match_cvat(root, split)
     photos, masks = root / f"{split}_images", root / f"{split}_masks"
-    for folder in (photos, masks):
+    # Test photographs without any mask are a finding about them, not about the folder's layout.
+    for folder in (photos,) if split == "test" else (photos, masks):
         if not folder.is_dir():
             raise UserError(
                 f"{printable(root)} has no folder {folder.name}; it needs train_images, "
@@ -106,7 +113,8 @@ def match_split(root: Path, split: str) -> Matching:
     images = _by_name(list_images(photos), photos)
     if not images:
         raise UserError(f"{printable(photos)} holds no pictures; put the photographs there.")
-    return _match(images, _by_name(list_images(masks), masks), masks)
+    labels = _by_name(list_images(masks), masks) if masks.is_dir() else {}
+    return _match(images, labels, masks)
 
 
 def check_root(root: Path) -> None:
@@ -236,7 +244,11 @@ def data_fingerprint(root: Path, splits: Iterable[list[Pair]]) -> str:
     for number, pairs in enumerate(splits):
         for pair in pairs:
             for path in (pair.image, pair.mask):
-                digest.update(f"{number} {path.relative_to(root)} {path.stat().st_size}\n".encode())
+                digest.update(
+                    f"{number} {path.relative_to(root)} {path.stat().st_size}\n".encode(
+                        "utf-8", "surrogateescape"
+                    )
+                )
     return digest.hexdigest()
 
 
@@ -259,6 +271,8 @@ def split_remark(root: Path) -> tuple[str, ...]:
 def read_text(path: Path) -> str:
     """The text of a small file in UTF-8, with or without a mark, or in Latin-1, which takes all."""
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise UserError(f"{printable(path)} is a device or a pipe, not a list; replace it.")
         if path.stat().st_size > 1 << 24:
             raise UserError(f"{printable(path)} is far too large for a list; replace it.")
         content = path.read_bytes()

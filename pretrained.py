@@ -96,6 +96,8 @@ def fetch(url: str, path: Path) -> Path:
     path = Path(path)
     try:
         with urllib.request.urlopen(url, timeout=30) as answer, replacing(path) as temporary:
+            if url.startswith("https:") and not answer.url.startswith("https:"):
+                raise http.client.HTTPException(f"it was sent on to {answer.url}, without HTTPS")
             size = int(answer.headers.get("Content-Length") or 0)
             bar = tqdm(total=size or None, unit="B", unit_scale=True, desc=path.name)
             with bar, open(temporary, "wb") as file:
@@ -133,7 +135,11 @@ def state_dict_of(content: dict, path: Path) -> dict[str, torch.Tensor]:
         if isinstance(content.get(key), dict):
             state = content[key]
             break
-    state = {str(name).removeprefix("module."): value for name, value in state.items()}
+    state = {
+        name.removeprefix("module."): value
+        for name, value in state.items()
+        if isinstance(name, str)
+    }
     if not state or not all(_is_plain(value) for value in state.values()):
         raise UserError(f"{path} holds no state dict (a name and a tensor each); is it a model?")
     return {

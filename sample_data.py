@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 import cli
 from errors import UserError
-from files import replacing, write_text
+from files import lock_folder, replacing, write_text
 
 LABELMAP = "# label:color_rgb:parts:actions\nbackground:0,0,0::\ndisease:128,0,0::\n"
 PALETTE = [0, 0, 0, 128, 0, 0]
@@ -452,13 +452,14 @@ def main() -> None:
     out_dir = args.out_dir
     if out_dir.exists() and not out_dir.is_dir():
         raise UserError(f"--out-dir {out_dir} is a file; name a folder.")
-    if out_dir.exists() and any(out_dir.iterdir()) and not args.overwrite:
-        raise UserError(
-            f"{out_dir}/ already holds files. Pass --overwrite to replace the sample data in it, "
-            "or choose another --out-dir."
-        )
-    write_dataset(out_dir, args.train, args.valid, args.seed)
-    write_video(out_dir / "sample_video.mp4", args.video_seconds, args.seed)
+    with lock_folder(out_dir):
+        if any(path.name != ".lock" for path in out_dir.iterdir()) and not args.overwrite:
+            raise UserError(
+                f"{out_dir}/ already holds files. Pass --overwrite to replace the sample data in "
+                "it, or choose another --out-dir."
+            )
+        write_dataset(out_dir, args.train, args.valid, args.seed)
+        write_video(out_dir / "sample_video.mp4", args.video_seconds, args.seed)
     print(f"{args.train} + {args.valid} pictures and sample_video.mp4 are in {out_dir}/")
 
 

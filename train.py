@@ -18,7 +18,7 @@ import csv
 import io
 import json
 import math
-import signal
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -48,6 +48,7 @@ from files import lock_folder, write_text
 from images import read_image, write_image
 from losses import LOSSES, make_criterion
 from predictor import Predictor
+from pretrained import load_exactly
 from report import write_report
 from segmentation_model import HEADS, VARIANTS, build_model
 from utils import choose_device, fit_within, overlay, plot_curves, seed_everything, side_by_side
@@ -303,32 +304,41 @@ def as_flags(train_args: object) -> list[str]:
     """A checkpoint's flags as they are typed."""
     if not isinstance(train_args, dict):
         raise UserError("The checkpoint does not say with which flags its run was started.")
+    known = {action.dest for action in make_parser()._actions} - {*CALL_FLAGS, "help"}
     flags = []
     for name, value in train_args.items():
-        if name in CALL_FLAGS or value is None or value is False:
+        if name not in known or value is None or value is False:
             continue
-        values = value if isinstance(value, list | tuple) else [] if value is True else [value]
-        flags += [f"--{name.replace('_', '-')}", *map(str, values)]
+        flag = f"--{name.replace('_', '-')}"
+        if isinstance(value, list | tuple):
+            if not all(isinstance(part, int | float) for part in value):  # no flag among them
+                raise UserError(f"The checkpoint's {flag} is not made of numbers; start a new run.")
+            flags += [flag, *map(str, value)]
+        elif isinstance(value, str | int | float):
+            flags.append(flag if value is True else f"{flag}={value}")
     return flags
 
 
-def prepare_folder(out_dir: Path, overwrite: bool, resumed: bool) -> None:
-    """Clear the way for a new run; never replace one unasked.
+def refuse_used_folder(out_dir: Path) -> None:
+    """Never replace a run unasked.
 
     Raises:
-        UserError: the folder holds a run, and neither --resume nor --overwrite was given.
+        UserError: the folder holds one.
     """
-    found = [name for name in PRODUCTS if (out_dir / name).exists()]
-    if found and not resumed and not overwrite:
+    if any((out_dir / name).exists() for name in PRODUCTS):
+        resume = "pass --resume to go on, " if (out_dir / "last.pth").is_file() else "pass "
         raise UserError(
-            f"{out_dir}/ already holds a run ({describe_run(out_dir)}): pass --resume to go on, "
+            f"{out_dir}/ already holds a run ({describe_run(out_dir)}): {resume}"
             "--overwrite to replace it, or another --out-dir."
         )
-    if overwrite and not resumed:
-        for path in [out_dir / name for name in found]:
-            path.unlink()
-        for path in (out_dir / "valid_preds").glob("epoch_*.jpg"):
-            path.unlink()
+
+
+def clear_folder(out_dir: Path) -> None:
+    """Remove an earlier run; called when nothing but training itself can go wrong any more."""
+    for path in [out_dir / name for name in PRODUCTS]:
+        path.unlink(missing_ok=True)
+    for path in (out_dir / "valid_preds").glob("epoch_*.jpg"):
+        path.unlink()
 
 
 def describe_run(out_dir: Path) -> str:
@@ -336,9 +346,12 @@ def describe_run(out_dir: Path) -> str:
     history = out_dir / "history.csv"
     if not history.is_file():
         return "no epoch finished"
-    with open(history, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    best = max((float(row["valid_miou"]) for row in rows), default=math.nan)
+    try:
+        with open(history, newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        best = max((float(row["valid_miou"]) for row in rows), default=math.nan)
+    except (KeyError, TypeError, ValueError, csv.Error):
+        return "with a history.csv of another program"
     return f"epoch {len(rows)}, best mIoU {best:.4f}"
 
 
@@ -518,20 +531,14 @@ def log_tensorboard(board, row: dict) -> None:
         board.flush()
 
 
-def interrupt(*_) -> None:
-    """What SIGTERM does: the same as Ctrl-C, also under nohup, where SIGINT itself is ignored."""
-    raise KeyboardInterrupt
-
-
 def main() -> int:
     args, saved = parse_args(sys.argv[1:])
-    signal.signal(signal.SIGTERM, interrupt)
     device = distributed.init(choose_device(args.device))
     try:
         # Only the main process writes, so only it holds the folder.
         with lock_folder(args.out_dir, distributed.is_main()):
-            if distributed.is_main():
-                prepare_folder(args.out_dir, args.overwrite, saved is not None)
+            if distributed.is_main() and saved is None and not args.overwrite:
+                refuse_used_folder(args.out_dir)
             run(args, saved, device)
     except KeyboardInterrupt:
         if distributed.is_main():
@@ -549,9 +556,12 @@ def how_to_go_on(out_dir: Path) -> str:
     if (out_dir / "last.pth").is_file():
         return (
             f"Every finished epoch is safe in {out_dir}/last.pth; go on from there with: "
-            f"python train.py --out-dir {out_dir} --resume"
+            f"python train.py --out-dir {shlex.quote(str(out_dir))} --resume"
         )
-    return f"No epoch was finished; start again with --out-dir {out_dir} --overwrite."
+    return (
+        "No epoch was finished; start again with "
+        f"--out-dir {shlex.quote(str(out_dir))} --overwrite."
+    )
 
 
 def run(args: argparse.Namespace, saved: dict | None, device: torch.device) -> None:
@@ -584,9 +594,17 @@ def run(args: argparse.Namespace, saved: dict | None, device: torch.device) -> N
     if args.cache == "ram":
         say(f"The cache takes {train_set.cache_gib() + valid_set.cache_gib():.2f} GiB")
     shares = {"rank": distributed.rank(), "world_size": distributed.world_size()}
+    # On maps of one pixel BatchNorm needs two pictures.
+    one_pixel = max(size) <= 32 and args.head == "pyramid"
+    if one_pixel and min(args.batch, len(train_set)) == 1:
+        raise UserError(
+            f"One picture at {size[1]}x{size[0]} is too little for a step; use --batch 2 or a "
+            "larger --imgsz."
+        )
     train_loader = make_loader(
-        train_set, args.batch, args.workers, train=True, seed=args.seed, **shares
-    )
+        train_set, args.batch, args.workers, train=True, seed=args.seed, drop_last=one_pixel,
+        **shares,
+    )  # fmt: skip
     valid_loader = make_loader(
         valid_set, args.batch, args.workers, train=False, seed=args.seed, **shares
     )
@@ -609,14 +627,23 @@ def run(args: argparse.Namespace, saved: dict | None, device: torch.device) -> N
     ema = ModelEmaV3(model, decay=args.ema) if args.ema else None
     history: list[dict] = []
     if saved is not None:
-        check_same_run(saved, args, classes, fingerprint)
-        model.load_state_dict(saved["live_model_state_dict"])
-        optimizer.load_state_dict(saved["optimizer"])
-        precision.scaler.load_state_dict(saved["scaler"])
-        if ema is not None and saved["ema"] is not None:
-            ema.module.load_state_dict(saved["ema"])
-        restore_random_states(saved["random_states"])
-        history = saved["history"]
+        try:
+            check_same_run(saved, args, classes, fingerprint)
+            load_exactly(model, saved["live_model_state_dict"], Path("the run's checkpoint"))
+            optimizer.load_state_dict(saved["optimizer"])
+            precision.scaler.load_state_dict(saved["scaler"])
+            if ema is not None and saved["ema"] is not None:
+                load_exactly(ema.module, saved["ema"], Path("the run's checkpoint"))
+            restore_random_states(saved["random_states"])
+            history = saved["history"]
+            best_epoch(history, "miou")
+        except (KeyError, TypeError, ValueError, IndexError, RuntimeError,
+                AttributeError) as error:  # fmt: skip
+            raise UserError(
+                f"The run cannot go on, because its checkpoint is incomplete or damaged "
+                f"({type(error).__name__}); start a new one, its best_model_iou.pth can serve as "
+                "--weights."
+            ) from error
         say(f"Going on after epoch {len(history)}")
     wrapped = distributed.wrap(model, device)
     if args.compile:
@@ -624,6 +651,9 @@ def run(args: argparse.Namespace, saved: dict | None, device: torch.device) -> N
     judged = ema.module if ema is not None else model  # the weights that are measured and saved
 
     board = open_tensorboard(args) if main_process and args.tensorboard else None
+
+    if main_process and saved is None:
+        clear_folder(args.out_dir)
 
     # Epochs
     for epoch in range(len(history) + 1, args.epochs + 1):

@@ -6,6 +6,7 @@ model, and never back, so what the mask leaves alone is only re-encoded.
 
 import contextlib
 import math
+import os
 import queue
 import re
 import signal
@@ -25,6 +26,7 @@ from av.video.reformatter import VideoReformatter
 
 from config import ClassTable
 from errors import UserError
+from images import printable
 
 T = TypeVar("T")
 
@@ -41,6 +43,8 @@ COPIED_SOUND = {"aac", "mp3"}
 AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
 # FFmpeg draws text files as videos; nobody means that.
 NOT_VIDEO = {"tty", "bin", "xbin", "idf", "adf"}
+# Formats that name other files to be played: a stranger's could name any.
+LISTS = {"concat", "hls", "dash", "imf"}
 # Containers whose header says how long the file is. For others FFmpeg guesses from the end.
 DECLARES_LENGTH = {"mov", "mp4", "matroska", "webm", "avi", "flv", "asf"}
 MAX_PIXELS = 1 << 27  # of a frame: 16K fits, a forged header does not
@@ -696,11 +700,12 @@ def stopped_by_interrupt() -> Iterator[threading.Event]:
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = signal.signal(signal.SIGINT, on_interrupt)
+    before = {kind: signal.signal(kind, on_interrupt) for kind in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stop
     finally:
-        signal.signal(signal.SIGINT, before)
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
 
 
 def is_live(source: str) -> bool:
@@ -712,13 +717,14 @@ def shown_name(source: str) -> str:
     """A source's name for people: an address without the password it may hold."""
     if source.isdecimal():
         return f"camera {source}"
-    return re.sub(r"(?<=://)[^/@]*@", "", source)
+    return printable(re.sub(r"(?<=://)[^/@]*@", "", source))
 
 
 def output_stem(source: str) -> str:
     """The name of a source's results: a file's stem, or what names a camera or an address."""
     if not is_live(source):
-        return Path(source).stem
+        # Room for the endings of the results in the 255 bytes of a name.
+        return os.fsencode(Path(source).stem)[:230].decode(errors="ignore")
     if source.isdecimal():
         return f"camera{source}"
     parts = urlsplit(shown_name(source)) if "://" in source else None
@@ -732,7 +738,8 @@ def _open(source: str, name: str) -> av.container.InputContainer:
     Raises:
         UserError: there is nothing there, or it is no video.
     """
-    if not is_live(source):
+    live = is_live(source)
+    if not live:
         path = Path(source)
         if path.is_dir():
             raise UserError(f"{name} is a folder; give the videos in it by name.")
@@ -743,7 +750,7 @@ def _open(source: str, name: str) -> av.container.InputContainer:
     else:
         (source, kind), timeout, options = _device(source), (20, 30), {}
     try:
-        return av.open(
+        container = av.open(
             source, format=kind, options=options, timeout=timeout, metadata_errors="replace"
         )
     except PermissionError as error:
@@ -753,6 +760,10 @@ def _open(source: str, name: str) -> av.container.InputContainer:
         raise UserError(
             f"{name} cannot be opened as a video ({_reason(error)}); {check}."
         ) from error
+    if not live and LISTS & set(container.format.name.split(",")):
+        container.close()
+        raise UserError(f"{name} is a list of other files, not a video; give the videos.")
+    return container
 
 
 def _device(source: str) -> tuple[str, str | None]:

@@ -37,6 +37,14 @@ def seed():
     torch.manual_seed(0)
 
 
+def pytest_terminal_summary(terminalreporter):
+    """Print what tests counted, from the workers of `pytest -n` too."""
+    for report in terminalreporter.getreports("passed"):
+        for name, value in report.user_properties:
+            if name == "counted":
+                terminalreporter.write_line(value)
+
+
 def _is_local(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback

@@ -1,5 +1,6 @@
 """Bad input, faults and strangers' files: one sentence, nothing half-written, nothing lost."""
 
+import argparse
 import csv
 import fnmatch
 import gc
@@ -8,6 +9,7 @@ import math
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import zipfile
@@ -25,6 +27,7 @@ from tiny_data import write_data
 
 import benchmark
 import cli
+import dataset_checks
 import datasets
 import evaluate
 import export
@@ -37,7 +40,8 @@ from checkpoint import load_model, read_checkpoint, save_checkpoint
 from config import ClassTable, ModelConfig
 from errors import UserError
 from images import read_image
-from pairs import find_pairs
+from masks import MaskReader, read_class_table
+from pairs import data_fingerprint, find_pairs
 from segmentation_model import build_model
 
 resource = pytest.importorskip("resource", reason="file-size limits are Unix's")
@@ -146,7 +150,7 @@ OUT_OF_RANGE = {
     "--lr": ["0", "-1"],
     "--head-lr-mult": ["0", "-1"],
     "--clip-grad": ["0", "-1"],
-    "--mm-per-pixel": ["0", "-1"],
+    "--mm-per-pixel": ["0", "-1", "1e7"],
     "--video-seconds": ["0", "-1"],
     "--weight-decay": ["-0.1"],
     "--warmup": ["-1"],
@@ -451,7 +455,7 @@ def test_a_disk_that_is_really_full_or_read_only(place, small_disk, capsys):
         assert re.search(r"^error: .*Read-only file system", capsys.readouterr().err, re.M)
     remount("rw")
     assert call(train, *flags) == 2  # what is there is not replaced unasked
-    assert "--resume to go on, --overwrite" in capsys.readouterr().err
+    assert "pass --overwrite to replace it" in capsys.readouterr().err
     assert call(train, *flags, "--overwrite") == 0
     assert_whole(out)
 
@@ -501,8 +505,12 @@ def test_two_runs_on_one_folder_the_second_is_refused(place, tmp_path, capsys):
                              stdout=subprocess.PIPE, text=True)  # fmt: skip
     try:
         assert other.stdout.readline() == "held\n"
-        for script in (train, evaluate, inference_image, inference_video):
-            assert call(script, *flags_for(script, place, out)) == 2
+        scripts = {script: flags_for(script, place, out)
+                   for script in (train, evaluate, inference_image, inference_video)}  # fmt: skip
+        scripts[sample_data] = ["--out-dir", out, "--overwrite"]
+        scripts[export] = ["--model", place / "model.pth", "--out-dir", out]
+        for script, flags in scripts.items():
+            assert call(script, *flags) == 2
             assert f"in use by another run (process {other.pid})" in capsys.readouterr().err
         assert [path.name for path in out.iterdir()] == [".lock"]
     finally:
@@ -653,3 +661,225 @@ def test_no_room_runs_a_shell_or_a_strangers_code():
                      "pickle.load", "yaml"):  # fmt: skip
             found = re.search(rf"(?<![\w.]){re.escape(word)}", text)
             assert found is None or word == "eval(", (path.name, word)
+
+
+# --- What one more reading found ------------------------------------------------------------------
+
+
+def test_a_mistyped_flag_beside_overwrite_costs_nothing(place, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert call(train, *flags_for(train, place, out)) == 0
+    before = {path.name: path.read_bytes() for path in out.glob("*.*") if path.is_file()}
+    for wrong in (["--data", "nowhere"], ["--weights", "nowhere.pth"]):
+        assert call(train, *flags_for(train, place, out), "--overwrite", *wrong) == 2
+    assert {path.name: path.read_bytes() for path in out.glob("*.*") if path.is_file()} == before
+
+
+def test_a_run_without_a_finished_epoch_is_not_offered_to_be_resumed(place, tmp_path, capsys):
+    (tmp_path / "history.csv").write_text("of another program\n1\n")
+    assert call(train, *flags_for(train, place, tmp_path)) == 2
+    said = capsys.readouterr().err
+    assert "another program" in said
+    assert "--overwrite" in said
+    assert "--resume" not in said
+
+
+def test_sigterm_is_answered_like_ctrl_c(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.run(lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert stop.value.code == 130
+    assert "start the same command again" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [{"out-dir": "harm"}, {"help": True}, {"imgsz": [32, 32, "--out-dir=harm"]},
+     {"lr --out-dir": "harm"}],
+)  # fmt: skip
+def test_no_flag_hides_among_a_checkpoints_flags(forged):
+    try:
+        flags = train.as_flags(forged)
+    except UserError:
+        return
+    assert flags == []
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("model_config", {}), ("history", [{}]), ("random_states", 3), ("optimizer", {}),
+     ("live_model_state_dict", {}), ("data_fingerprint", None), ("history", None)],
+)  # fmt: skip
+def test_a_run_with_a_damaged_checkpoint_is_refused(place, tmp_path, capsys, key, value):
+    out = tmp_path / "out"
+    assert call(train, *flags_for(train, place, out)) == 0
+    content = torch.load(out / "last.pth", weights_only=True)
+    content[key] = value
+    torch.save(content, out / "last.pth")
+    assert call(train, *flags_for(train, place, out), "--epochs", "2", "--resume") == 2
+    said = capsys.readouterr().err
+    assert "unexpected" not in said
+    assert "error: " in said
+
+
+def test_weights_that_are_not_finite_are_not_trained_on(place, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert call(train, *flags_for(train, place, out)) == 0
+    content = torch.load(out / "last.pth", weights_only=True)
+    next(iter(content["live_model_state_dict"].values()))[:] = math.nan
+    torch.save(content, out / "last.pth")
+    assert call(train, *flags_for(train, place, out), "--epochs", "2", "--resume") == 2
+    assert "not finite" in capsys.readouterr().err
+
+
+def test_lists_that_hold_each_other_are_refused_in_a_short_sentence(place, tmp_path):
+    nested = ["x"]
+    for _ in range(18):
+        nested = [nested, nested]
+
+    def variant(content):
+        content["model_config"]["variant"] = nested
+
+    def name(content):
+        content["classes"]["names"][0] = nested
+
+    def number(content):
+        content["format"] = nested
+
+    for change in (variant, name, number):
+        with pytest.raises(UserError) as error:
+            load_model(forged(place, tmp_path / "a.pth", change))
+        assert len(str(error.value)) < 500
+
+
+def test_names_that_are_cut_alike_are_two_results(tmp_path):
+    for end in "12":
+        Image.new("L", (2, 2)).save(tmp_path / f"{'n' * 250}{end}.png")
+    named = inference_image.find_inputs([str(tmp_path)], False)
+    for kind in ("mask", "overlay"):
+        assert len({inference_image.output(Path(), name, kind) for name in named}) == 2
+
+
+def test_a_videos_long_name_leaves_room_for_its_results(tmp_path):
+    name = inference_video.output_stem(f"{'ä' * 125}.mp4")
+    (tmp_path / f"{name}_per_frame.csv").touch()
+    names = [f"{'n' * 250}{end}.mp4" for end in "12"]
+    with pytest.raises(UserError, match="both be written"):
+        inference_video.check_outputs(names, tmp_path)
+
+
+def test_a_picture_longer_than_a_jpeg_can_be_loses_no_other(place, tmp_path):
+    (tmp_path / "in").mkdir()
+    for name in "az":
+        shutil.copy(place / "pictures/a.png", tmp_path / f"in/{name}.png")
+    Image.new("RGB", (70_000, 1)).save(tmp_path / "in/m.png")
+    flags = flags_for(inference_image, place, tmp_path / "out")
+    assert call(inference_image, *flags, "--input", tmp_path / "in") == 0
+    assert len((tmp_path / "out/results.csv").read_text().splitlines()) == 4
+    assert Image.open(tmp_path / "out/m_mask.png").size == (70_000, 1)
+
+
+def test_a_mask_of_the_users_own_beside_the_photograph_is_not_replaced(place, tmp_path, capsys):
+    shutil.copy(place / "pictures/a.png", tmp_path / "a.png")
+    (tmp_path / "a_mask.png").write_bytes(b"mine")
+    flags = flags_for(inference_image, place, tmp_path)
+    assert call(inference_image, *flags, "--input", tmp_path / "a.png") == 2
+    assert (tmp_path / "a_mask.png").read_bytes() == b"mine"
+    assert "your own" in capsys.readouterr().err
+
+
+def test_a_pattern_that_is_none_is_refused(tmp_path):
+    with pytest.raises(UserError, match="no pattern"):
+        inference_image.find_inputs([f"{tmp_path}/a**/x.png"], False)
+
+
+def test_names_that_are_no_unicode_have_a_fingerprint(tmp_path):
+    root = write_data(tmp_path)
+    for part in ("images", "masks"):
+        folder = os.fsencode(root / f"train_{part}")
+        os.rename(folder + b"/train0.png", folder + b"/\xff.png")
+    assert data_fingerprint(root, [find_pairs(root, "train")])
+
+
+def test_a_labelmap_that_is_no_plain_file_is_refused(tmp_path):
+    path = tmp_path / "labelmap.txt"
+    for make in (
+        lambda: path.symlink_to(path), lambda: path.symlink_to("gone"), lambda: os.mkfifo(path),
+        lambda: path.symlink_to("/dev/zero"), path.mkdir,
+    ):  # fmt: skip
+        make()
+        with pytest.raises(UserError):
+            read_class_table(tmp_path)
+        path.rmdir() if path.is_dir() else path.unlink()
+    voids = "".join(f"void:{i // 250},{i % 250},7::\n" for i in range(300))
+    path.write_text(f"a:0,0,0::\n{voids}b:255,0,0::\n")
+    with pytest.raises(UserError, match="more than 254 lines"):
+        read_class_table(tmp_path)
+
+
+def test_a_name_in_two_lists_of_an_export_is_a_leak(tmp_path, capsys):
+    data, root = write_data(tmp_path / "data"), tmp_path / "export"
+    shutil.copytree(data / "train_images", root / "JPEGImages")
+    shutil.copytree(data / "train_masks", root / "SegmentationClass")
+    lists = root / "ImageSets/Segmentation"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_text("train0\ntrain1\n")
+    (lists / "val.txt").write_text("train1\ntrain2\n")
+    assert dataset_checks.report(root) == 1
+    assert "in two splits" in capsys.readouterr().out
+
+
+def test_test_images_without_masks_are_reported(tmp_path, capsys):
+    root = write_data(tmp_path)
+    (root / "test_images").mkdir()
+    shutil.copy(root / "valid_images/valid0.png", root / "test_images/t.png")
+    assert dataset_checks.report(root) > 0
+    assert "images without a mask" in capsys.readouterr().out
+
+
+def test_one_wrong_value_among_two_classes_is_found(tmp_path):
+    root = write_data(tmp_path)
+    masks = sorted((root / "train_masks").iterdir())
+    wrong = np.array(Image.open(masks[2]))
+    wrong[0, 0] = 37
+    Image.fromarray(wrong).save(masks[2])
+    ignored = np.array(Image.open(masks[0]))
+    ignored[0] = 255
+    Image.fromarray(ignored).save(masks[0])
+    reader = MaskReader.for_data(root)
+    pairs = find_pairs(root, "train")
+    assert (reader.read(pairs[0])[0] == 255).all()
+    with pytest.raises(UserError, match=r"value 37 on 1 pixels.*nearest is 'disease'"):
+        reader.read(pairs[2])
+
+
+def test_pairs_left_out_are_counted_and_listed(tmp_path, capsys):
+    root = write_data(tmp_path)
+    (root / "train_masks/train3.png").unlink()
+    assert len(find_pairs(root, "train", skip_bad=True)) == 5
+    assert "1 photographs without one clear mask are left out: train3.png" in (
+        capsys.readouterr().out
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("cat.mp4", "ffconcat version 1.0\nfile video.mp4\n"),
+     ("list.m3u8", "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{video}\n#EXT-X-ENDLIST\n")],
+)  # fmt: skip
+def test_a_video_that_only_names_other_files_is_refused(place, tmp_path, capsys, name, text):
+    shutil.copy(place / "video.mp4", tmp_path / "video.mp4")
+    (tmp_path / name).write_text(text.format(video=tmp_path / "video.mp4"))
+    flags = flags_for(inference_video, place, tmp_path / "out")
+    assert call(inference_video, *flags, "--input", tmp_path / name) == 2
+    assert not list((tmp_path / "out").glob("*.mp4"))
+
+
+def test_one_picture_a_step_on_maps_of_one_pixel_is_refused(place, tmp_path, capsys):
+    flags = flags_for(train, place, tmp_path / "out")
+    assert call(train, *flags, "--batch", "1") == 2
+    assert "--batch 2" in capsys.readouterr().err
+
+
+def test_whole_numbers_of_any_length_are_refused_in_a_sentence():
+    with pytest.raises(argparse.ArgumentTypeError):
+        cli.positive_int("1" + "0" * 400)

@@ -161,7 +161,7 @@ def test_a_folder_that_holds_something_is_refused(tmp_path, monkeypatch):
     note.write_text("mine")
     with pytest.raises(UserError, match=r"already holds files.*--overwrite.*--out-dir"):
         run_main(monkeypatch, tmp_path)
-    assert [p.name for p in tmp_path.iterdir()] == ["my_notes.txt"]
+    assert {p.name for p in tmp_path.iterdir()} == {"my_notes.txt", ".lock"}
     with pytest.raises(UserError, match="is a file"):
         run_main(monkeypatch, note, "--overwrite")
     assert note.read_text() == "mine"
@@ -178,7 +178,7 @@ def test_overwrite_replaces_its_own_files_and_keeps_all_others(tmp_path, monkeyp
     assert Image.open(own).format == "JPEG"
     made = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file()}
     assert made == {
-        *("my_notes.txt", "train_images/mine.jpg", "labelmap.txt", "sample_video.mp4"),
+        *("my_notes.txt", "train_images/mine.jpg", "labelmap.txt", "sample_video.mp4", ".lock"),
         *(f"train_images/train_000{i}.jpg" for i in range(2)),
         *(f"train_masks/train_000{i}.png" for i in range(2)),
         *("valid_images/valid_0000.jpg", "valid_masks/valid_0000.png"),
