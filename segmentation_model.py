@@ -779,6 +779,22 @@ def load_backbone(model: FasterViT, path: Path) -> str:
     return line + (f", {of_head} tensors of the segmentation head" if of_head else "")
 
 
+def window_without_padding(size: Size) -> int:
+    """The side of attention windows, 5 to 10, that pads the maps of an input `size` least.
+
+    Padding takes part in the attention and costs as much as the picture: windows of 7 add 47 % to
+    the third level's tokens at 320x160, and 96 % to the last one's.
+    """
+
+    def padded(window: int) -> float:
+        maps = [(math.ceil(size[0] / stride), math.ceil(size[1] / stride)) for stride in (16, 32)]
+        return sum(
+            math.ceil(h / window) * math.ceil(w / window) * window**2 / (h * w) for h, w in maps
+        )
+
+    return min(range(5, 11), key=lambda window: (round(padded(window), 6), abs(window - 7)))
+
+
 def _check_window(model: FasterViT, content: dict, path: Path) -> None:
     """Refuse weights for other attention windows: they fit in shape, and mean something else."""
     config = content.get("model_config")

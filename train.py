@@ -50,7 +50,7 @@ from losses import LOSSES, make_criterion
 from predictor import Predictor
 from pretrained import load_exactly
 from report import write_report
-from segmentation_model import HEADS, VARIANTS, build_model
+from segmentation_model import HEADS, VARIANTS, build_model, window_without_padding
 from utils import choose_device, fit_within, overlay, plot_curves, seed_everything, side_by_side
 
 # What a run leaves in its folder, and all that --overwrite removes.
@@ -59,9 +59,9 @@ PRODUCTS = ("best_model_iou.pth", "best_model_loss.pth", "model.pth", "last.pth"
 # Flags that were found together, by measurement (docs/results.md); each can be given anew.
 RECIPES = {
     "scratch": {
-        "head": "pyramid", "weights": "none", "imgsz": None, "epochs": 10, "batch": 8,
-        "optimizer": "adamw", "lr": 5e-4, "weight_decay": 0.01, "scheduler": "cosine",
-        "warmup": 1.0, "drop_path": 0.0, "cache": "ram",
+        "head": "pyramid", "weights": "none", "imgsz": None, "epochs": 10, "batch": 4,
+        "optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.01, "scheduler": "cosine",
+        "warmup": 1.0, "drop_path": 0.0, "loss": "ce+dice", "cache": "ram",
     },
 }  # fmt: skip
 # Pixels of the network's input where the recipe leaves its size to the photographs' proportions.
@@ -582,6 +582,9 @@ def run(args: argparse.Namespace, saved: dict | None, device: torch.device) -> N
         args.imgsz = list(input_size([pair.image for pair in checked[0]], RECIPE_PIXELS)[::-1])
         say(f"The network's input is {args.imgsz[0]}x{args.imgsz[1]}, as the photographs' shape is")
     size = (args.imgsz[1], args.imgsz[0])
+    if args.recipe and args.window is None and args.weights == "none":
+        args.window = window_without_padding(size)
+        say(f"Attention windows of {args.window}x{args.window}, which this size pads least")
     say(f"{len(checked[0])} training and {len(checked[1])} validation pairs in {args.data}")
     config = ModelConfig(args.model, args.head, len(classes), size, window=args.window)
     train_set, valid_set = (

@@ -44,6 +44,7 @@ from segmentation_model import (
     build_model,
     conv3x3_of_upsampled,
     run_article_head,
+    window_without_padding,
 )
 
 ROOT = Path(segmentation_model.__file__).parent
@@ -816,3 +817,12 @@ def test_the_default_compiler_takes_a_level_with_carriers():
     with torch.no_grad():
         for actual, expected in zip(torch.compile(level, fullgraph=True)(x), level(x), strict=True):
             assert relative_error(actual, expected) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("size", "window"),
+    [((160, 320), 5), ((224, 224), 7), ((512, 512), 8), ((256, 256), 8), ((192, 256), 6),
+     ((32, 32), 5), ((320, 320), 5)],
+)  # fmt: skip
+def test_the_window_that_pads_least(size, window):
+    assert window_without_padding(size) == window
