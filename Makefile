@@ -3,11 +3,12 @@ PYTHON ?= python3
 VENV := .venv/bin
 DEMO := outputs/demo
 
-.PHONY: demo test lint soak clean help
+.PHONY: demo test lint soak results clean help
 help:
 	@echo "make demo   set up, draw sample leaves, train, evaluate, segment pictures and a video"
 	@echo "make test   set up, lint, run all tests"
 	@echo "make soak   the long tests, by hand"
+	@echo "make results DATA=ROOT   train the scratch recipe with three seeds and measure it"
 
 .venv/.installed: requirements.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
@@ -53,6 +54,21 @@ soak: .venv/.installed-dev
 	$(VENV)/python tests/soak/kills.py --count 20
 	$(VENV)/python tests/soak/large_picture.py
 	$(VENV)/python tests/soak/video.py --count 10
+
+# The main row of docs/results.md, from the folder of a data set.
+RESULTS := outputs/results
+results: .venv/.installed
+	@test -d "$(DATA)" || { echo "Name the data folder: make results DATA=input/coffee_leaf"; exit 2; }
+	for seed in 1 2 3; do \
+	  $(VENV)/python train.py --recipe scratch --data "$(DATA)" --seed $$seed \
+	    --out-dir $(RESULTS)/$$seed --overwrite || exit; \
+	  $(VENV)/python evaluate.py --model $(RESULTS)/$$seed/model.pth --data "$(DATA)" \
+	    --out-dir $(RESULTS)/$$seed/evaluation || exit; \
+	done
+	@$(VENV)/python -c 'import json, pathlib, statistics as s; \
+	m = [json.loads(f.read_text()) for f in pathlib.Path("$(RESULTS)").glob("*/evaluation/metrics.json")]; \
+	print(f"mean of {len(m)} seeds: mIoU", round(s.mean(x["miou"] for x in m), 4), \
+	{n: round(s.mean(x["iou"][i] for x in m), 4) for i, n in enumerate(m[0]["classes"])})'
 
 clean:
 	rm -rf input/demo outputs/demo
