@@ -143,7 +143,7 @@ def train(
             for buffer, before in zip(model.buffers(), statistics, strict=True):
                 buffer.copy_(before)  # BatchNorm's averages would stay NaN for ever
         else:
-            matrix.update(logits.detach().argmax(1), targets)
+            matrix.update(logits.detach().max(1).indices, targets)
             totals += totals.new_tensor([loss.item() * len(images), len(images)])
             bar.set_postfix(loss=f"{loss.item():.4f}")
         if last_of_group:
@@ -196,7 +196,7 @@ def validate(
             with precision.autocast():
                 logits = model(images)
             loss = criterion(logits, targets)
-        matrix.update(logits.argmax(1), targets)
+        matrix.update(logits.max(1).indices, targets)
         totals += totals.new_tensor([loss.item() * len(images), len(images)])
     return _figures(totals, matrix)
 

@@ -617,9 +617,11 @@ def run(args: argparse.Namespace, saved: dict | None, device: torch.device) -> N
     model = build_model(
         args.model, args.head, len(classes), args.window, resolution=size, **changes
     )
+    origin = str(saved.get("started_from", "not recorded")) if saved is not None else ""
     for turn in (0, 1):  # the main process first: it may have to download them
         if saved is None and main_process == (turn == 0):
-            say(load_weights(model, args.model, args.weights))
+            origin = load_weights(model, args.model, args.weights)
+            say(origin)
         distributed.barrier()
     seed_everything(args.seed + distributed.rank())  # processes drop different paths from here on
     model.to(device)
@@ -685,7 +687,8 @@ def run(args: argparse.Namespace, saved: dict | None, device: torch.device) -> N
         states = random_states()
         if main_process:
             log_tensorboard(board, history[-1])
-            common = {"epoch": epoch, "metrics": valid, "train_args": plain_args(args)}
+            common = {"epoch": epoch, "metrics": valid, "train_args": plain_args(args),
+                      "started_from": origin}  # fmt: skip
             save_epoch(args.out_dir, judged, config, classes, history, common)
             predictor = Predictor(judged, config, classes, device=device)
             picture = args.out_dir / "valid_preds" / f"epoch_{epoch:03d}.jpg"
@@ -707,12 +710,12 @@ def run(args: argparse.Namespace, saved: dict | None, device: torch.device) -> N
             say(f"No better validation mIoU since epoch {best}: stopping early.")
             break
     say("TRAINING COMPLETE")
-    report(args, checked[1], reader, history, device)
+    report(args, checked[1], reader, history, device, origin)
     say(f"Results are in {args.out_dir}/, see report.html; the best model is best_model_iou.pth")
 
 
 def report(args: argparse.Namespace, pairs: list, reader: MaskReader, history: list[dict],
-           device: torch.device) -> None:  # fmt: skip
+           device: torch.device, origin: str) -> None:  # fmt: skip
     """Measure the best model once more, now at each mask's own size, and write report.html."""
     distributed.barrier()  # the main process has written the best model
     predictor = Predictor.load(args.out_dir / "best_model_iou.pth", device=str(device))
@@ -726,7 +729,7 @@ def report(args: argparse.Namespace, pairs: list, reader: MaskReader, history: l
         args.out_dir / "report.html", title=f"Training of {args.model}, {args.head} head",
         classes=predictor.classes, metrics=metrics, history=history,
         samples=samples(predictor, pairs, reader, records), settings=plain_args(args),
-        facts={"device": str(device), "processes": distributed.world_size(),
+        facts={"started from": origin, "device": str(device), "processes": distributed.world_size(),
                "training minutes": round(seconds / 60, 1), **versions()},
     )  # fmt: skip
 

@@ -31,6 +31,8 @@ from literal import (
     training_step,
 )
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, TensorDataset
 
 import engine
@@ -368,6 +370,37 @@ def test_training_under_bfloat16_reaches_every_parameter_of_the_head():
         if name.startswith(HEAD):
             assert torch.isfinite(parameter.grad).all(), name
             assert parameter.dtype == parameter.grad.dtype == torch.float32
+
+
+class Watched(TorchDispatchMode):
+    """Counts convolutions and notes which results of ReLU are still held."""
+
+    def __init__(self):
+        super().__init__()
+        self.results: list[StorageWeakRef] = []
+        self.convolutions = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten.relu.default:
+            self.results.append(StorageWeakRef(result.untyped_storage()))
+        self.convolutions += func is torch.ops.aten.convolution.default
+        return result
+
+    def held(self) -> int:
+        return sum(not result.expired() for result in self.results)
+
+
+def test_training_keeps_half_of_the_heads_maps_and_convolves_nothing_twice():
+    head, maps, size = narrow_head(), maps_for((64, 96)), (64, 96)
+    with Watched() as literally:
+        expected = head_literally(head, maps, size)
+    with Watched() as watched:
+        logits = run_article_head(head, maps, size)
+        assert (len(watched.results), watched.held(), literally.held()) == (4, 0, 4)
+        logits.square().mean().backward()
+    assert watched.convolutions == 4  # the first one is made of matrix products
+    assert relative_error(logits, expected) < 1e-5
 
 
 # --- Modules that the user exchanges --------------------------------------------------------------

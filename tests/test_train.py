@@ -19,6 +19,7 @@ from tiny_data import write_data, write_pairs
 from torch import nn
 
 import evaluate
+import pretrained
 import train
 from checkpoint import load_model, read_checkpoint
 from config import DEFAULT_OUT_DIR
@@ -175,6 +176,10 @@ def test_weights_of_our_own_start_a_new_run_with_other_classes(
     go(monkeypatch, other, tmp_path / "out", "--epochs", "1", "--weights", str(weights))
     assert "tensors of the segmentation head" in capsys.readouterr().out
     assert load_model(tmp_path / "out/model.pth").config.num_classes == 3
+    # Which file it was can be told for ever.
+    digest = pretrained.sha256(weights)
+    assert digest in read_checkpoint(tmp_path / "out/last.pth")["started_from"]
+    assert digest in (tmp_path / "out/report.html").read_text(encoding="utf-8")
 
 
 def test_an_average_is_validated_and_saved(monkeypatch, data, tmp_path):

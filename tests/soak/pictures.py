@@ -6,6 +6,7 @@ python tests/soak/pictures.py --count 2000
 # ruff: noqa: E402
 
 import csv
+import os
 import shutil
 import sys
 import tempfile
@@ -41,8 +42,8 @@ def giant(png: bytes) -> bytes:
     return png[:16] + (60_000).to_bytes(4, "big") * 2 + png[24:]
 
 
-# Ways to be broken: each makes a file's bytes of a JPEG and a PNG of the same picture.
-BROKEN: list[tuple[str, Callable[[bytes, bytes], bytes]]] = [
+# Damaged bytes, made of a JPEG and a PNG of the same picture.
+DAMAGED: list[tuple[str, Callable[[bytes, bytes], bytes]]] = [
     (".jpg", lambda jpg, png: jpg[: len(jpg) // 2]),
     (".jpg", lambda jpg, png: jpg[:-2]),
     (".jpg", lambda jpg, png: b""),
@@ -54,6 +55,24 @@ BROKEN: list[tuple[str, Callable[[bytes, bytes], bytes]]] = [
     (".png", lambda jpg, png: giant(png)),
     (".png", lambda jpg, png: bytes(5000)),
 ]
+# Things that bear a picture's name and are no file that can be read.
+NO_FILE: list[Callable[[Path], None]] = [
+    os.mkfifo,
+    lambda path: path.symlink_to(path),
+    lambda path: path.symlink_to("gone.png"),
+    lambda path: path.symlink_to("/dev/zero"),
+]
+if os.geteuid():  # nothing is forbidden to root
+    NO_FILE.append(lambda path: path.touch(mode=0))
+# Names of good pictures; a result's name is cut where the system would not take it.
+HARD_NAMES = (
+    "-{}",
+    "--help {}",
+    "blätter 叶 {}",
+    "two\nlines {}",
+    "'\"; $({}) `",
+    "a" * 240 + "{}",
+)
 
 
 def fill(folder: Path, count: int) -> int:
@@ -64,12 +83,18 @@ def fill(folder: Path, count: int) -> int:
         blocks = rng.integers(0, 255, (size[0] // 20 + 1, size[1] // 20 + 1, 3), dtype=np.uint8)
         image = np.kron(blocks, np.ones((20, 20, 1), np.uint8))[: size[0], : size[1]]
         jpg, png = encode(image, "JPEG"), encode(image, "PNG")
-        ending, content = (".jpg", jpg) if number % 2 else (".png", png)
-        if number % 20 == 7:
-            ending, damage = BROKEN[number // 20 % len(BROKEN)]
-            content = damage(jpg, png)
-            broken += 1
-        (folder / f"picture {number:05d}{ending}").write_bytes(content)
+        name = HARD_NAMES[number // 20 % len(HARD_NAMES)] if number % 20 == 3 else "picture {}"
+        path = folder / f"{name.format(f'{number:05d}')}{'.jpg' if number % 2 else '.png'}"
+        if number % 20 != 7:
+            path.write_bytes(jpg if number % 2 else png)
+            continue
+        kind = broken % (len(DAMAGED) + len(NO_FILE))
+        if kind < len(DAMAGED):
+            ending, damage = DAMAGED[kind]
+            path.with_suffix(ending).write_bytes(damage(jpg, png))
+        else:
+            NO_FILE[kind - len(DAMAGED)](path)
+        broken += 1
     return broken
 
 
