@@ -125,6 +125,7 @@ def _sentence(error: Exception) -> str:
             f"{where}{error.strerror or error}. Nothing was half-written; put this right and retry."
         )
     text = " ".join(str(error).split())[:300]
-    if isinstance(error, MemoryError) or "not enough memory" in text or "t allocate memory" in text:
+    full = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    if full or "not enough memory" in text or "t allocate memory" in text:
         return f"The memory is too small ({text[:120]}): try a smaller --imgsz, --batch or --tile."
     return f"unexpected {type(error).__name__}: {text} (run again with --debug for the traceback)"

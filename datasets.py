@@ -108,7 +108,7 @@ def make_augmentation(name: str, size: Size, fill: tuple[int, int, int]) -> A.Co
 class SegmentationDataset(Dataset):
     """Pictures and class indices at the network's size.
 
-    Each pair is resized first (to the target's size; for the strong augmentation to MAX_SCALE times
+    Each pair is resized first (to `size`; for the strong augmentation to MAX_SCALE times
     that), then augmented; so what the cache keeps is what is read without one.
 
     Args:
@@ -119,20 +119,17 @@ class SegmentationDataset(Dataset):
         augment: see `make_augmentation`.
         seed: of the augmentation.
         cache: "ram" keeps the resized pictures in memory, once for all workers; else "none".
-        target_scale: how many times finer than `size` the masks stay.
     """
 
     def __init__(self, pairs: list[Pair], reader: MaskReader, size: Size,
                  mean: tuple[float, float, float], std: tuple[float, float, float], *,
-                 augment: str = "article", seed: int = 0, cache: str = "none",
-                 target_scale: int = 1):  # fmt: skip
+                 augment: str = "article", seed: int = 0, cache: str = "none"):  # fmt: skip
         self.pairs, self.reader, self.size = pairs, reader, size
         self.mean, self.std = (np.array(values, np.float32) * 255 for values in (mean, std))
         fill = tuple(round(float(value)) for value in self.mean)
-        target_size = size[0] * target_scale, size[1] * target_scale
-        self.augmentation = make_augmentation(augment, target_size, fill)
+        self.augmentation = make_augmentation(augment, size, fill)
         factor = MAX_SCALE if augment == "strong" else 1
-        self.base_size = target_size[0] * factor, target_size[1] * factor
+        self.base_size = size[0] * factor, size[1] * factor
         self.seed, self.cache = seed, cache
         self._images = self._targets = None
 
@@ -143,8 +140,7 @@ class SegmentationDataset(Dataset):
         """One sample by (epoch, index).
 
         Returns:
-            image (3, H, W) float32, normalised; target (s * H, s * W) int64 with the target's
-            scale s, 255 = ignore; index.
+            image (3, H, W) float32, normalised; target (H, W) int64, 255 = ignore; index.
 
         Raises:
             UnreadableError: the file changed since it was checked.
@@ -163,7 +159,6 @@ class SegmentationDataset(Dataset):
             )
             changed = self.augmentation(image=image, mask=target)
             image, target = changed["image"], changed["mask"]
-        image = resize_image(image, self.size)
         image = np.ascontiguousarray(image.transpose(2, 0, 1)).astype(np.float32)  # (3, H, W)
         image = (image - self.mean[:, None, None]) / self.std[:, None, None]
         return torch.from_numpy(image), torch.from_numpy(target.astype(np.int64)), index
@@ -275,10 +270,14 @@ def _generator(seed: int) -> torch.Generator:
 
 
 def _start_worker(_: int) -> None:
-    """A worker is one of several: it keeps to one thread, and leaves Ctrl-C to the main process."""
+    """A worker is one of several: it keeps to one thread, and leaves signals to the main process.
+
+    Schedulers send SIGTERM to all processes at once: a worker that it killed would look like a
+    fault to the main process, which is about to end the run in good order.
+    """
     cv2.setNumThreads(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
 
 
 def make_loader(

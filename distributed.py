@@ -21,8 +21,9 @@ def init(device: torch.device) -> torch.device:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
     backend = "nccl" if device.type == "cuda" else "gloo"
-    # A rank that died must end the others soon, not after the half hour that is the default.
-    dist.init_process_group(backend, timeout=timedelta(minutes=10))
+    # torchrun ends all when one dies. Waiting for one that works must have room: the main process
+    # may download weights while the others wait.
+    dist.init_process_group(backend, timeout=timedelta(hours=1))
     return device
 
 

@@ -10,7 +10,6 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
@@ -62,14 +61,20 @@ class Precision:
 
 
 class NonFiniteWatch:
-    """Counts steps in a row without a finite loss or gradient; ends the run at too many."""
+    """Counts steps in a row without a finite loss or gradient; ends the run at too many.
 
-    def __init__(self, patience: int):
+    It outlives an epoch, since one may have fewer steps than it waits for.
+    """
+
+    def __init__(self, patience: int = 10):
         self.patience = patience
         self.in_a_row = 0
 
     def see(self, finite: bool, names: str) -> None:
         """Note one step and, where it is not finite, say which files it held.
+
+        Args:
+            names: of this process's files that may be at fault; empty if another's are.
 
         Raises:
             UserError: `patience` steps in a row were not finite.
@@ -77,6 +82,7 @@ class NonFiniteWatch:
         self.in_a_row = 0 if finite else self.in_a_row + 1
         if finite:
             return
+        names = names or "the pictures of another process"
         tqdm.write(f"The loss or its gradient is not finite on {names}: the step is not applied.")
         if self.in_a_row >= self.patience:
             raise UserError(
@@ -97,18 +103,18 @@ def train(
     accumulate: int = 1,
     clip_grad: float | None = None,
     ema: nn.Module | None = None,
-    max_non_finite: int = 10,
+    watch: NonFiniteWatch | None = None,
 ) -> dict:
     """Train for one epoch.
 
     Args:
-        loader: yields images (B, 3, H, W), targets (B, H, W), or a multiple of that size, and
-            indices (B,) of the data set.
+        loader: yields images (B, 3, H, W), targets (B, H, W) and indices (B,) of the data
+            set.
         set_lr: called before each step with the share of the epoch that is done, in [0, 1).
         accumulate: batches whose gradients are averaged into one step.
         clip_grad: the largest norm that all gradients together may have.
         ema: an average of the weights over time with an `update(model)`.
-        max_non_finite: steps in a row without a finite loss after which the run ends.
+        watch: ends the run after too many steps in a row without a finite loss.
 
     Raises:
         UserError: the loss stays not finite, or the GPU's memory is too small.
@@ -116,13 +122,13 @@ def train(
     model.train()
     matrix = ConfusionMatrix(num_classes, precision.device)
     totals = torch.zeros(2, dtype=torch.float64, device=precision.device)  # loss, pictures
-    watch = NonFiniteWatch(max_non_finite)
-    steps, group, group_finite = len(loader), [], True
+    watch = watch or NonFiniteWatch()
+    steps, group, bad, group_finite = len(loader), [], [], True
     bar = tqdm(loader, desc="Training", disable=not distributed.is_main(), dynamic_ncols=True)
     optimizer.zero_grad(set_to_none=True)
     for step, (images, targets, indices) in enumerate(bar):
         if not group:
-            size = min(accumulate, steps - step)  # the last group may be smaller
+            first = len(images)
             if set_lr is not None:
                 set_lr(step / steps)
         group += indices.tolist()
@@ -133,12 +139,13 @@ def train(
         with model.no_sync() if waits else nullcontext(), out_of_memory_explained(len(images)):
             with precision.autocast():
                 logits = model(images)
-            if logits.shape[-2:] != targets.shape[-2:]:  # masks may be finer than pictures
-                logits = F.interpolate(logits, targets.shape[-2:], mode="bilinear")
             loss = criterion(logits, targets)
-            precision.scaler.scale(loss / size).backward()
+            # A batch counts by its pictures: the last one of an epoch may have fewer.
+            precision.scaler.scale(loss * (len(images) / first)).backward()
         # This waits for the device once a step; a run that goes on with NaN costs more.
-        if distributed.sum_over_processes((~torch.isfinite(loss.detach())).float()).item():
+        own = bool(torch.isfinite(loss.detach()))
+        bad += [] if own else indices.tolist()
+        if distributed.sum_over_processes(totals.new_tensor([not own])).item():
             group_finite = False
             for buffer, before in zip(model.buffers(), statistics, strict=True):
                 buffer.copy_(before)  # BatchNorm's averages would stay NaN for ever
@@ -147,23 +154,31 @@ def train(
             totals += totals.new_tensor([loss.item() * len(images), len(images)])
             bar.set_postfix(loss=f"{loss.item():.4f}")
         if last_of_group:
-            applied = _step(model, optimizer, precision, clip_grad, group_finite)
-            scale_search = group_finite and precision.scaler.is_enabled()
-            watch.see(applied or scale_search, _names(loader, group))
+            batches = len(group) / first
+            applied = _step(model, optimizer, precision, clip_grad, batches, group_finite)
+            # fp16 looks for its scale by steps that are not applied; below 1 it looks in vain.
+            scaler = precision.scaler
+            searching = group_finite and scaler.is_enabled() and scaler.get_scale() > 1
+            watch.see(applied or searching, _names(loader, group if group_finite else bad))
             if ema is not None and applied:
                 ema.update(unwrapped(model))
-            group, group_finite = [], True
+            group, bad, group_finite = [], [], True
     return _figures(totals, matrix)
 
 
 def _step(model: nn.Module, optimizer: torch.optim.Optimizer, precision: Precision,
-          clip_grad: float | None, losses_finite: bool) -> bool:  # fmt: skip
-    """Apply the gathered gradients unless something is not finite; returns whether they were."""
+          clip_grad: float | None, batches: float, losses_finite: bool) -> bool:  # fmt: skip
+    """Apply the mean of the gathered gradients of `batches`, unless something is not finite.
+
+    Returns:
+        whether they were applied.
+    """
     scaler = precision.scaler
     scaler.unscale_(optimizer)
-    norm = nn.utils.get_total_norm(
-        [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-    )
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    if batches != 1:
+        torch._foreach_div_(gradients, batches)
+    norm = nn.utils.get_total_norm(gradients)
     finite = losses_finite and bool(torch.isfinite(norm))
     if finite:
         if clip_grad is not None:

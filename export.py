@@ -16,6 +16,7 @@ import argparse
 import copy
 import glob
 import json
+import logging
 import warnings
 from pathlib import Path
 
@@ -55,7 +56,8 @@ def parse_args() -> argparse.Namespace:
         "--images",
         type=Path,
         metavar="FOLDER",
-        help=f"photographs to compare on (the first {MAX_IMAGES}); drawn textures if not given",
+        help=f"photographs to compare on (the first {MAX_IMAGES}); if not given, those that the "
+        "model was validated on, or drawn textures where these are gone",
     )
     return parser.parse_args()
 
@@ -111,8 +113,9 @@ def to_onnx(loaded: Loaded, size: Size, half: bool, dynamic_batch: bool):
     # A batch of one would be taken for a constant.
     images = torch.zeros(2 if dynamic_batch else 1, 3, *size)
     batch = {0: torch.export.Dim("batch", min=1, max=1024)} if dynamic_batch else None
+    logging.getLogger("onnxscript").setLevel(logging.ERROR)
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's, on its own insides
+        warnings.simplefilter("ignore")  # the exporter's, on its own insides, as the log above
         program = torch.onnx.export(
             model, (images,), dynamo=True, verbose=False, input_names=["images"],
             output_names=["logits"], dynamic_shapes=(batch,) if batch else None,
@@ -170,12 +173,18 @@ def textures(count: int, size: Size) -> list[np.ndarray]:
     return pictures
 
 
-def photographs(folder: Path | None, size: Size) -> tuple[list[np.ndarray], str]:
+def photographs(folder: Path | None, loaded: Loaded, size: Size) -> tuple[list[np.ndarray], str]:
     """The pictures to compare on, and what to call them.
+
+    Without a folder those that the model was validated on, where they still are.
 
     Raises:
         UserError: the folder holds none.
     """
+    trained = loaded.content.get("train_args")
+    if folder is None and isinstance(trained, dict) and isinstance(trained.get("data"), str):
+        known = Path(trained["data"]) / "valid_images"
+        folder = known if known.is_dir() else None
     if folder is None:
         return textures(4, size), "4 drawn textures (give --images for photographs)"
     paths = list_images(folder)[:MAX_IMAGES]
@@ -195,8 +204,10 @@ def compare(
         share of pixels that get another class.
     """
     difference = largest = different = pixels = 0
-    for picture in tqdm(pictures, desc="Comparing", dynamic_ncols=True):
-        ours, theirs = (predictor.scores([picture]) for predictor in (reference, exported))
+    step = exported.model.batch or 2  # where any number may pass at once, several do
+    groups = [pictures[first : first + step] for first in range(0, len(pictures), step)]
+    for group in tqdm(groups, desc="Comparing", dynamic_ncols=True):
+        ours, theirs = (predictor.scores(group) for predictor in (reference, exported))
         if not torch.isfinite(theirs).all():
             return float("inf"), ours.abs().max().item(), 1.0
         difference = max(difference, (ours - theirs).abs().max().item())
@@ -217,7 +228,7 @@ def verify(path: Path, loaded: Loaded, size: Size, folder: Path | None) -> str:
     """
     model, config, classes = onnx_model.load(path, torch.device("cpu"))
     reference = Predictor(loaded.model, loaded.config, loaded.classes, size)
-    pictures, what = photographs(folder, size)
+    pictures, what = photographs(folder, loaded, size)
     difference, largest, different = compare(reference, Predictor(model, config, classes), pictures)
     line = (
         f"Compared with PyTorch on {what}: logits differ by at most {difference:.2g} (the largest "

@@ -1,9 +1,13 @@
 """Writing files so that nothing is ever half-written: temporary name, flush, rename."""
 
+import errno
 import os
+import secrets
+import sys
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from errors import UserError
@@ -12,6 +16,7 @@ try:
     import fcntl
 except ImportError:  # Windows has no such locks; two runs on one folder are not noticed there
     fcntl = None
+TAKEN = (errno.EACCES, errno.EAGAIN)  # what a lock that another process holds is answered with
 
 
 @contextmanager
@@ -61,16 +66,20 @@ def _umask() -> int:
 
 
 @contextmanager
-def lock_folder(folder: Path, mine: bool = True) -> Iterator[None]:
+def lock_folder(folder: Path, mine: bool = True) -> Iterator[str]:
     """Keep a folder for one process while the block runs; not `mine`: another one of us does.
 
-    The system drops the lock with the process that holds it, so a killed run blocks nobody.
+    The system drops the lock with the process that holds it, so a killed run blocks nobody: it is a
+    lock of the process, which its children do not inherit, as they would one of the open file.
+
+    Yields:
+        a text that the lock's file holds for as long, and no other file does; empty if not `mine`.
 
     Raises:
         UserError: another process holds it, or a file is in its place.
     """
     if not mine:
-        yield
+        yield ""
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -81,14 +90,30 @@ def lock_folder(folder: Path, mine: bool = True) -> Iterator[None]:
     with open(folder / ".lock", "a+") as file:
         if fcntl is not None:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                file.seek(0)
-                raise UserError(
-                    f"{folder}/ is in use by another run (process {file.read(20).strip()}); wait "
-                    "for it, or choose another --out-dir."
-                ) from error
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno not in TAKEN:  # some network disks have no locks
+                    print(f"{folder}/ cannot be locked: keep other runs away.", file=sys.stderr)
+                else:
+                    file.seek(0)
+                    owner = file.read(20).split()[:1]
+                    raise UserError(
+                        f"{folder}/ is in use by another run (process {' '.join(owner)}); wait for "
+                        "it, or choose another --out-dir."
+                    ) from error
+        text = f"{os.getpid()} {secrets.token_hex(8)}\n"
         file.truncate(0)
-        file.write(f"{os.getpid()}\n")
+        file.write(text)
         file.flush()
-        yield
+        os.fsync(file.fileno())
+        _remove_leftovers(folder)
+        # Nobody here may open the file again: closing it anywhere would drop the lock.
+        yield text
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what killed runs left half-written; an hour is more than any write takes."""
+    for path in folder.glob(".tmp-*"):
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > 3600:
+                path.unlink()

@@ -16,12 +16,14 @@ All have the picture's own size. results.csv holds the numbers, summary.html sho
 
 import csv
 import io
+import os
 import sys
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 
 import cv2
@@ -104,37 +106,57 @@ def parse_args():
 # --- What to read, and under which names to write -------------------------------------------------
 
 
-def find_inputs(inputs: list[str], recursive: bool) -> dict[str, Path]:
+def find_inputs(inputs: list[str], recursive: bool, out_dir: Path | None = None) -> dict[str, Path]:
     """The pictures that the user means, by the name that their results will bear.
 
-    A name is the picture's path below the folder that was given, without its ending.
+    A name is the picture's path below the folder that was given, without its ending. A folder of
+    results within that folder is not searched: they are no photographs.
 
     Raises:
         UserError: an input is not there or holds no picture.
     """
-    found: dict[Path, Path] = {}  # picture: its path below the input
+    found: dict[str, tuple[Path, Path]] = {}  # by the full path: picture, its path below the input
     for text in inputs:
         pictures = list(_pictures(Path(text), text, recursive))
+        if out_dir is not None and out_dir.resolve() != Path(text).resolve():
+            pictures = [pair for pair in pictures if not _is_result(*pair, out_dir)]
         if not pictures:
             raise UserError(
                 f"--input {printable(text)} holds no picture; give a file, a folder or a pattern."
             )
         for path, below in pictures:
-            found.setdefault(path, below)
+            found.setdefault(os.path.abspath(path), (path, below))
     named: dict[str, Path] = {}
-    taken: set[Path] = set()
-    for path, below in found.items():
+    taken, tries = set(), Counter()
+    for path, below in found.values():
         # Two inputs never write one output: a second `leaf` becomes `leaf_jpg`, then `leaf_jpg_2`.
-        stem = below.with_suffix("")
-        other = below.with_name(below.name.replace(".", "_"))
-        numbers = range(2, 2 * len(found) + 2)
-        names = [stem, other, *(f"{other}_{number}" for number in numbers)]
-        names += [other.with_name(f"{number}_{other.name}") for number in numbers]
-        # Names too long for the file system are cut, and two that are cut alike are one name.
-        free = next(str(n) for n in names if output(Path(), str(n), "overlay") not in taken)
-        taken.add(output(Path(), free, "overlay"))
-        named[free] = path
+        named[_free_name(below, taken, tries)] = path
     return named
+
+
+def _free_name(below: Path, taken: set[str], tries: Counter) -> str:
+    """A name that no other picture's results bear: `leaf`, else `leaf_jpg`, else `leaf_jpg_2`.
+
+    It is noted in `taken`, without regard to case, as some file systems see it.
+    """
+    other = below.with_name(below.name.replace(".", "_"))
+    names = iter((str(below.with_suffix("")), str(other)))
+    # A name too long for the file system is cut at its end, so its number stands in front.
+    pattern = "{1}_{0}" if len(os.fsencode(other.name)) > 200 else "{0}_{1}"
+    while True:
+        name = next(names, None)
+        if name is None:
+            tries[other] += 1
+            name = str(other.with_name(pattern.format(other.name, tries[other] + 1)))
+        key = str(output(Path(), name, "overlay")).casefold()
+        if key not in taken:
+            taken.add(key)
+            return name
+
+
+def _is_result(path: Path, below: Path, out_dir: Path) -> bool:
+    """Whether a picture that a folder or a pattern led to lies in the folder of results."""
+    return len(below.parts) > 1 and path.parent.resolve().is_relative_to(out_dir.resolve())
 
 
 def _pictures(path: Path, text: str, recursive: bool) -> Iterator[tuple[Path, Path]]:
@@ -153,9 +175,11 @@ def _pictures(path: Path, text: str, recursive: bool) -> Iterator[tuple[Path, Pa
             matches = sorted(root.glob(str(path.relative_to(path.anchor))))
         except ValueError as error:
             raise UserError(f"--input {printable(text)} is no pattern ({error}).") from error
+        parts = path.relative_to(path.anchor).parts
+        fixed = list(takewhile(lambda part: not set(part) & set("*?["), parts))
         for picture in matches:
             if picture.is_file():
-                yield picture, Path(picture.name)
+                yield picture, picture.relative_to(root.joinpath(*fixed))
     else:
         raise UserError(f"--input {printable(text)} is not there; check the path.")
 
@@ -201,7 +225,7 @@ def measure(mask: np.ndarray, classes: ClassTable, mm_per_pixel: float | None) -
             regions, largest = len(areas), int(areas.max())
         of_foreground = count / foreground if index and foreground else 0.0
         row += [count, round(count / mask.size, 6), round(of_foreground, 6), regions, largest]
-        row += [round(count * mm_per_pixel**2, 3)] if mm_per_pixel else []
+        row += [float(f"{count * mm_per_pixel**2:.6g}")] if mm_per_pixel else []
     whole = foreground if len(classes) > 2 else mask.size
     severity = round(int(pixels[-1]) / whole, 6) if whole else 0.0
     return severity, (pixels / mask.size).tolist(), row
@@ -311,9 +335,9 @@ def segment(args, predictor: Predictor, named: list[tuple[str, Path]]) -> tuple[
                     read.append((name, path, future.result()))
                 except UserError as error:
                     bad.append(" ".join(str(error).split()))
-            masks = predictor.masks([image for _, _, image in read]) if read else []
-            for (name, path, image), mask in zip(read, masks, strict=True):
-                prob = predictor.probabilities(image) if "prob" in args.save else None
+            images = [image for _, _, image in read]
+            masks = predictor.segment(images, "prob" in args.save) if read else []
+            for (name, path, image), (mask, prob) in zip(read, masks, strict=True):
                 jobs.append(
                     pool.submit(
                         write_results, args, name, path, image, mask, prob, predictor.classes
@@ -333,16 +357,23 @@ def segment(args, predictor: Predictor, named: list[tuple[str, Path]]) -> tuple[
 
 def main() -> int:
     args = parse_args()
-    named = list(find_inputs(args.input, args.recursive).items())
+    named = list(find_inputs(args.input, args.recursive, args.out_dir).items())
     predictor = Predictor.load(
         args.model, tuple(args.imgsz[::-1]) if args.imgsz else None, args.device,
         keep_aspect=args.keep_aspect, tile=args.tile, overlap=args.overlap, flips=args.tta,
         batch=args.batch,
     )  # fmt: skip
+    fixed = getattr(predictor.model, "size", None)  # of an export
+    if args.tile and fixed not in (None, (args.tile, args.tile)):
+        raise UserError(
+            f"{args.model} takes {fixed[1]}x{fixed[0]} pixels, so it cannot take tiles of "
+            f"{args.tile}; export it with --imgsz {args.tile} {args.tile}, or leave --tile out."
+        )
     refuse_to_replace_neighbours(args, dict(named))
     predictor.to(distributed.init(predictor.device))
     mine = named[distributed.rank() :: distributed.world_size()]
     with lock_folder(args.out_dir, distributed.is_main()):
+        distributed.barrier()  # nobody writes before the main process holds the folder
         parts = distributed.gather(segment(args, predictor, mine))
         results = [result for part, _ in parts for result in part]
         bad = [sentence for _, part in parts for sentence in part]

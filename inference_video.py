@@ -264,6 +264,11 @@ def check_outputs(inputs: list[str], out_dir: Path) -> None:
             raise UserError(
                 f"{source} would be replaced by its own result; choose another --out-dir."
             )
+        if replaces and target.parent.resolve() == Path(source).parent.resolve():
+            raise UserError(
+                f"{target} lies beside {shown_name(source)} and may be your own; choose another "
+                "--out-dir."
+            )
 
 
 def check_window() -> None:

@@ -91,22 +91,25 @@ class Predictor:
 
         Scores are resized before the arg-max, so that outlines are smooth and not steps.
         """
-        return _argmax(self._bands(scores, size), size)
+        return _collect(self._bands(scores, size), size)[0]
 
     def masks(self, images: list[np.ndarray]) -> list[np.ndarray]:
         """Class indices (H, W) uint8 of each picture, HWC uint8 RGB, at its own size."""
+        return [mask for mask, _ in self.segment(images)]
+
+    def segment(
+        self, images: list[np.ndarray], with_probabilities: bool = False
+    ) -> list[tuple[np.ndarray, np.ndarray | None]]:
+        """As `masks`, each with the probabilities of the classes where they are asked for.
+
+        Returns:
+            for each picture (H, W) uint8, and (K, H, W) float16 in [0, 1] or None.
+        """
+        classes = len(self.classes) if with_probabilities else 0
         return [
-            _argmax(bands, image.shape[:2])
+            _collect(bands, image.shape[:2], classes)
             for bands, image in zip(self._bands_of(images), images, strict=True)
         ]
-
-    def probabilities(self, image: np.ndarray) -> np.ndarray:
-        """The probability of each class, (K, H, W) float16 in [0, 1], at the picture's own size."""
-        H, W = image.shape[:2]
-        result = np.empty((len(self.classes), H, W), np.float16)
-        for top, band in next(iter(self._bands_of([image]))):
-            result[:, top : top + band.shape[1]] = band.softmax(0).cpu().numpy()
-        return result
 
     def _bands_of(self, images: list[np.ndarray]) -> Iterator[Iterator[tuple[int, Tensor]]]:
         """For each picture its scores at its own size, band by band from the top."""
@@ -211,11 +214,16 @@ def _starts(length: int, side: int, step: int) -> list[int]:
     return [round(i * (length - side) / (count - 1)) for i in range(count)]
 
 
-def _argmax(bands: Iterator[tuple[int, Tensor]], size: Size) -> np.ndarray:
-    """Class indices (H, W) uint8 from bands of scores."""
+def _collect(
+    bands: Iterator[tuple[int, Tensor]], size: Size, classes: int = 0
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Class indices (H, W) uint8 from bands of scores, and the probabilities of so many classes."""
     mask = np.empty(size, np.uint8)
+    probabilities = np.empty((classes, *size), np.float16) if classes else None
     for top, band in bands:
+        rows = slice(top, top + band.shape[1])
         # On the CPU, max() is twenty times as fast as argmax(), and names the same class.
-        best = band.max(0).indices
-        mask[top : top + band.shape[1]] = best.to("cpu", torch.uint8).numpy()
-    return mask
+        mask[rows] = band.max(0).indices.to("cpu", torch.uint8).numpy()
+        if probabilities is not None:
+            probabilities[:, rows] = band.softmax(0).cpu().numpy()
+    return mask, probabilities

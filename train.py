@@ -19,6 +19,7 @@ import io
 import json
 import math
 import shlex
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -43,8 +44,8 @@ from datasets import (
     make_loader,
 )
 from errors import UserError
-from evaluation import evaluate_pairs, samples, summarise, table
-from files import lock_folder, write_text
+from evaluation import evaluate_pairs, samples, summarise, table, without_nan
+from files import lock_folder, replacing, write_text
 from images import read_image, write_image
 from losses import LOSSES, make_criterion
 from predictor import Predictor
@@ -53,8 +54,9 @@ from report import write_report
 from segmentation_model import HEADS, VARIANTS, build_model, window_without_padding
 from utils import choose_device, fit_within, overlay, plot_curves, seed_everything, side_by_side
 
+BEST = {"miou": "best_model_iou.pth", "loss": "best_model_loss.pth"}
 # What a run leaves in its folder, and all that --overwrite removes.
-PRODUCTS = ("best_model_iou.pth", "best_model_loss.pth", "model.pth", "last.pth", "history.csv",
+PRODUCTS = (*BEST.values(), "model.pth", "last.pth", "history.csv",
             "log.jsonl", "loss.png", "accuracy.png", "miou.png", "report.html")  # fmt: skip
 # Flags that were found together, by measurement (docs/results.md); each can be given anew.
 RECIPES = {
@@ -95,14 +97,6 @@ def make_parser() -> cli.Parser:
         default=[512, 512],
         metavar=("WIDTH", "HEIGHT"),
         help="size of the network's input; a recipe's follows the photographs' proportions",
-    )
-    data.add_argument(
-        "--target-scale",
-        type=cli.number(int, 1, 4),
-        default=1,
-        metavar="N",
-        help="learn from masks N times finer than --imgsz: sharper borders and small spots at the "
-        "cost of the loader's time",
     )
     data.add_argument(
         "--augment",
@@ -333,12 +327,45 @@ def refuse_used_folder(out_dir: Path) -> None:
         )
 
 
+def check_shared_disk(out_dir: Path, token: str) -> None:
+    """See that all processes find the folder that the main one holds.
+
+    Raises:
+        UserError: another machine has a folder of its own there.
+    """
+    distributed.barrier()
+    lock = out_dir / ".lock"
+    if not distributed.is_main():
+        token = lock.read_text(encoding="utf-8") if lock.is_file() else ""
+    if len(set(distributed.gather(token))) > 1:
+        raise UserError(
+            f"{out_dir} is not the same folder for all processes; machines that share a run need "
+            "an --out-dir on a disk that they share."
+        )
+
+
+def goes_on_in_place(args: argparse.Namespace) -> bool:
+    """Whether the run is resumed in its own folder."""
+    if args.resume is None:
+        return False
+    return not args.resume or Path(args.resume).resolve().parent == args.out_dir.resolve()
+
+
+def bring_best(source: Path, out_dir: Path) -> None:
+    """Take the best checkpoints along when a run goes on in another folder."""
+    for name in BEST.values():
+        if (source / name).is_file():
+            with replacing(out_dir / name) as temporary:
+                shutil.copyfile(source / name, temporary)
+
+
 def clear_folder(out_dir: Path) -> None:
     """Remove an earlier run; called when nothing but training itself can go wrong any more."""
     for path in [out_dir / name for name in PRODUCTS]:
         path.unlink(missing_ok=True)
-    for path in (out_dir / "valid_preds").glob("epoch_*.jpg"):
-        path.unlink()
+    for pattern in ("valid_preds/epoch_*.jpg", "tensorboard/events.out.tfevents.*"):
+        for path in out_dir.glob(pattern):
+            path.unlink()
 
 
 def describe_run(out_dir: Path) -> str:
@@ -413,8 +440,9 @@ def restore_random_states(states: list[dict]) -> None:
         return  # another number of processes draws other numbers anyway
     own = states[distributed.rank()]
     torch.set_rng_state(own["torch"])
-    if torch.cuda.is_available() and own["cuda"]:
-        torch.cuda.set_rng_state_all(own["cuda"])
+    if torch.cuda.is_available():
+        for device, state in zip(range(torch.cuda.device_count()), own["cuda"], strict=False):
+            torch.cuda.set_rng_state(state, device)
     kind, keys, *rest = own["numpy"]
     np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
 
@@ -456,8 +484,11 @@ def class_weights(
     if text is None:
         return None
     if text == "auto":
-        pixels = np.maximum(dataset.class_pixels(), 1).astype(np.float64)
-        values = (pixels / pixels.sum()) ** -0.5
+        pixels = dataset.class_pixels().astype(np.float64)
+        seen = pixels > 0
+        values = np.ones(count)  # a class that is nowhere must not outweigh those that are
+        values[seen] = (pixels[seen] / pixels.sum()) ** -0.5
+        values[seen] /= values[seen].mean()
     else:
         try:
             values = np.array([float(part) for part in text.split(",")])
@@ -465,7 +496,8 @@ def class_weights(
             values = np.array([])
         if len(values) != count or not (np.isfinite(values) & (values > 0)).all():
             raise UserError(f"--class-weights {text} is not auto or {count} positive numbers.")
-    return torch.tensor(values / values.mean(), dtype=torch.float32)
+        values /= values.mean()
+    return torch.tensor(values, dtype=torch.float32)
 
 
 def write_history(out_dir: Path, history: list[dict], names: tuple[str, ...]) -> None:
@@ -478,7 +510,8 @@ def write_history(out_dir: Path, history: list[dict], names: tuple[str, ...]) ->
     for row in history:
         writer.writerow([row[column] for column in columns] + row["valid_iou"])
     write_text(out_dir / "history.csv", table.getvalue())
-    write_text(out_dir / "log.jsonl", "".join(json.dumps(row) + "\n" for row in history))
+    lines = (json.dumps(without_nan(row)) + "\n" for row in history)
+    write_text(out_dir / "log.jsonl", "".join(lines))
     for name, figure, title in (("loss.png", "loss", "loss"), ("miou.png", "miou", "mean IoU"),
                                 ("accuracy.png", "pixel_accuracy", "pixel accuracy")):  # fmt: skip
         train, valid = (
@@ -528,7 +561,6 @@ def log_tensorboard(board, row: dict) -> None:
         for name, value in row.items():
             if isinstance(value, float):
                 board.add_scalar(name.replace("_", "/", 1), value, row["epoch"])
-        board.flush()
 
 
 def main() -> int:
@@ -536,9 +568,10 @@ def main() -> int:
     device = distributed.init(choose_device(args.device))
     try:
         # Only the main process writes, so only it holds the folder.
-        with lock_folder(args.out_dir, distributed.is_main()):
-            if distributed.is_main() and saved is None and not args.overwrite:
+        with lock_folder(args.out_dir, distributed.is_main()) as token:
+            if distributed.is_main() and not args.overwrite and not goes_on_in_place(args):
                 refuse_used_folder(args.out_dir)
+            check_shared_disk(args.out_dir, token)
             run(args, saved, device)
     except KeyboardInterrupt:
         if distributed.is_main():
@@ -589,10 +622,8 @@ def run(args: argparse.Namespace, saved: dict | None, device: torch.device) -> N
     config = ModelConfig(args.model, args.head, len(classes), size, window=args.window)
     train_set, valid_set = (
         SegmentationDataset(part, reader, size, config.mean, config.std, augment=augment,
-                            seed=args.seed, cache=args.cache, target_scale=scale)
-        for part, augment, scale in zip(
-            checked, (args.augment, "none"), (args.target_scale, 1), strict=True
-        )
+                            seed=args.seed, cache=args.cache)
+        for part, augment in zip(checked, (args.augment, "none"), strict=True)
     )  # fmt: skip
     if args.cache == "ram":
         say(f"The cache takes {train_set.cache_gib() + valid_set.cache_gib():.2f} GiB")
@@ -631,14 +662,17 @@ def run(args: argparse.Namespace, saved: dict | None, device: torch.device) -> N
     optimizer = make_optimizer(model, args)
     ema = ModelEmaV3(model, decay=args.ema) if args.ema else None
     history: list[dict] = []
+    started = [(group["base_lr"], group["weight_decay"]) for group in optimizer.param_groups]
     if saved is not None:
         try:
             check_same_run(saved, args, classes, fingerprint)
             load_exactly(model, saved["live_model_state_dict"], Path("the run's checkpoint"))
             optimizer.load_state_dict(saved["optimizer"])
-            precision.scaler.load_state_dict(saved["scaler"])
-            if ema is not None and saved["ema"] is not None:
-                load_exactly(ema.module, saved["ema"], Path("the run's checkpoint"))
+            if saved["scaler"] and precision.scaler.is_enabled():
+                precision.scaler.load_state_dict(saved["scaler"])
+            if ema is not None:  # one that is new begins with the run's weights
+                average = saved["ema"] or saved["live_model_state_dict"]
+                load_exactly(ema.module, average, Path("the run's checkpoint"))
             restore_random_states(saved["random_states"])
             history = saved["history"]
             best_epoch(history, "miou")
@@ -649,6 +683,9 @@ def run(args: argparse.Namespace, saved: dict | None, device: torch.device) -> N
                 f"({type(error).__name__}); start a new one, its best_model_iou.pth can serve as "
                 "--weights."
             ) from error
+        # Of the flags that were given anew, not of the checkpoint.
+        for group, (lr, decay) in zip(optimizer.param_groups, started, strict=True):
+            group["base_lr"], group["weight_decay"] = lr, decay
         say(f"Going on after epoch {len(history)}")
     wrapped = distributed.wrap(model, device)
     if args.compile:
@@ -657,11 +694,18 @@ def run(args: argparse.Namespace, saved: dict | None, device: torch.device) -> N
 
     board = open_tensorboard(args) if main_process and args.tensorboard else None
 
-    if main_process and saved is None:
+    if main_process and not goes_on_in_place(args):
         clear_folder(args.out_dir)
+        if saved is not None:
+            bring_best(Path(args.resume).parent, args.out_dir)
 
     # Epochs
+    watch = engine.NonFiniteWatch(args.max_non_finite)
     for epoch in range(len(history) + 1, args.epochs + 1):
+        best = best_epoch(history, "miou") if history else epoch
+        if args.patience and epoch - 1 - best >= args.patience:
+            say(f"No better validation mIoU since epoch {best}: stopping early.")
+            break
         started = time.time()
         say(f"EPOCH: {epoch}")
         train_loader.batch_sampler.set_epoch(epoch)
@@ -674,7 +718,7 @@ def run(args: argparse.Namespace, saved: dict | None, device: torch.device) -> N
         trained = engine.train(
             wrapped, train_loader, criterion, optimizer, precision, len(classes), set_lr=set_lr,
             accumulate=args.accumulate, clip_grad=args.clip_grad, ema=ema,
-            max_non_finite=args.max_non_finite,
+            watch=watch,
         )  # fmt: skip
         distributed.broadcast_buffers(judged)
         valid = engine.validate(judged, valid_loader, criterion, precision, len(classes))
@@ -695,6 +739,7 @@ def run(args: argparse.Namespace, saved: dict | None, device: torch.device) -> N
             sheet = save_valid_picture(picture, predictor, valid_set)
             if board is not None:
                 board.add_image("valid_preds", sheet, epoch, dataformats="HWC")
+                board.flush()
             # Last of all: whatever was written for an epoch that this file does not know yet is
             # written again, the same, when the run goes on.
             save_checkpoint(
@@ -705,40 +750,38 @@ def run(args: argparse.Namespace, saved: dict | None, device: torch.device) -> N
                 data_fingerprint=fingerprint,
             )  # fmt: skip
             say_epoch(trained, valid, optimizer.param_groups[0]["lr"] if args.scheduler else None)
-        best = best_epoch(history, "miou")
-        if args.patience and epoch - best >= args.patience:
-            say(f"No better validation mIoU since epoch {best}: stopping early.")
-            break
     say("TRAINING COMPLETE")
-    report(args, checked[1], reader, history, device, origin)
+    report(args, dict(zip(pairs, checked, strict=True)), reader, history, device, origin)
     say(f"Results are in {args.out_dir}/, see report.html; the best model is best_model_iou.pth")
 
 
-def report(args: argparse.Namespace, pairs: list, reader: MaskReader, history: list[dict],
-           device: torch.device, origin: str) -> None:  # fmt: skip
+def report(args: argparse.Namespace, pairs: dict[str, list], reader: MaskReader,
+           history: list[dict], device: torch.device, origin: str) -> None:  # fmt: skip
     """Measure the best model once more, now at each mask's own size, and write report.html."""
     distributed.barrier()  # the main process has written the best model
     predictor = Predictor.load(args.out_dir / "best_model_iou.pth", device=str(device))
-    records = evaluate_pairs(predictor, pairs, reader)
+    records = evaluate_pairs(predictor, pairs["valid"], reader)
     if not distributed.is_main():
         return
     metrics = summarise(records, predictor.classes)
     print(table(metrics))
     seconds = sum(row["seconds"] for row in history)
+    pictures = len(history) * (len(pairs["train"]) + len(pairs["valid"]))
     write_report(
         args.out_dir / "report.html", title=f"Training of {args.model}, {args.head} head",
         classes=predictor.classes, metrics=metrics, history=history,
-        samples=samples(predictor, pairs, reader, records), settings=plain_args(args),
+        samples=samples(predictor, pairs["valid"], reader, records), settings=plain_args(args),
         facts={"started from": origin, "device": str(device), "processes": distributed.world_size(),
-               "training minutes": round(seconds / 60, 1), **versions()},
+               "training minutes": round(seconds / 60, 1),
+               "pictures a second, validation included": round(pictures / seconds, 2),
+               **versions()},
     )  # fmt: skip
 
 
 def save_epoch(out_dir: Path, model: nn.Module, config: ModelConfig, classes: ClassTable,
                history: list[dict], common: dict) -> None:  # fmt: skip
     """Write the epoch's checkpoints, the best ones where it is the best so far, and the curves."""
-    for figure, word, file in (("miou", "IoU", "best_model_iou.pth"),
-                               ("loss", "loss", "best_model_loss.pth")):  # fmt: skip
+    for (figure, file), word in zip(BEST.items(), ("IoU", "loss"), strict=True):
         if best_epoch(history, figure) == len(history) or not (out_dir / file).exists():
             print(f"\nBest validation {word}: {history[-1][f'valid_{figure}']}")
             print(f"\nSaving best model for epoch: {len(history)}\n")

@@ -12,6 +12,7 @@ import re
 import signal
 import sys
 import threading
+from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -39,7 +40,7 @@ QUALITY_OPTION = {
     "hevc_nvenc": "cq",
 }
 # Sound that plays wherever H.264 in mp4 does; its packets are copied, other sound becomes AAC.
-COPIED_SOUND = {"aac", "mp3"}
+COPIED_SOUND = {"aac", "mp3"}  # by FFmpeg's name of the format, not of its decoder
 AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
 # FFmpeg draws text files as videos; nobody means that.
 NOT_VIDEO = {"tty", "bin", "xbin", "idf", "adf"}
@@ -117,9 +118,8 @@ class VideoReader:
             self.stream = self._pick_stream()
             self.sounds = [s for s in self._container.streams.audio if _audible(s)]
             self.rate = Fraction(self.stream.average_rate or self.stream.guessed_rate or 25)
-            self._clock = Clock(
-                self.stream.time_base, self.rate, self._start_time(), self._counts_frames()
-            )
+            self._clock = Clock(self.stream.time_base, self.rate, self._start_time())
+            self._places: deque[int | None] = deque()  # of an AVI's frames that are to come
             self._rgb = VideoReformatter()
             self._same = VideoReformatter()
             self._packets = 0
@@ -222,13 +222,18 @@ class VideoReader:
         self._note_missing_end()
 
     def _decoded_pictures(self, packet: av.Packet | None) -> Iterator[Frame]:
+        if packet is not None and packet.size and self._formats() == {"avi"}:
+            # AVI stores no times, but its frames' places: FFmpeg leaves some empty where a frame
+            # lasts longer. Its guesses of the times jump where frames are stored out of order.
+            self._places.append(packet.dts)
         try:
             pictures = self.stream.decode(packet)
         except (av.error.FFmpegError, ValueError) as error:
             self.note(_reason(error))
             return
         for picture in pictures:
-            index, time = self._clock.index, self._clock.time_of(picture.pts)
+            stamp = self._place() if self._places else picture.pts
+            index, time = self._clock.index, self._clock.time_of(stamp)
             if picture.is_corrupt:
                 self.note("the frame is damaged", time)
             duration = self._clock.period
@@ -238,6 +243,15 @@ class VideoReader:
             if self.first is not None:
                 picture = self._like_first(picture)
             yield Frame(index, time, duration, picture)
+
+    def _place(self) -> int | None:
+        """The stamp of an AVI's next frame, from the places of the packets that were decoded."""
+        place = self._places.popleft()
+        # Frames that are stored out of order come out one packet later than they are shown.
+        late = (
+            self._places and self._places[0] is not None and self.stream.codec_context.has_b_frames
+        )
+        return self._places[0] - 1 if late else place
 
     def _like_first(self, picture: av.VideoFrame) -> av.VideoFrame:
         """A stream may change its size or format on the way; the output cannot."""
@@ -249,7 +263,7 @@ class VideoReader:
         start, tick = self._clock.start, packet.stream.time_base
         if packet.pts is not None:
             self._sound_end = max(self._sound_end, packet.pts * tick - start)
-        if packet.stream.codec_context.name in COPIED_SOUND:
+        if packet.stream.codec_context.codec.canonical_name in COPIED_SOUND:
             if packet.dts is None or not packet.size:
                 return
             # Muxers refuse time that stands still; a damaged file holds such packets.
@@ -287,25 +301,26 @@ class VideoReader:
             return None
         if self.stream.duration:
             return self.stream.duration * self.stream.time_base
-        length = self._container.duration
-        return Fraction(length, av.time_base) if length else None
+        if not self._container.duration:
+            return None
+        # Matroska says when it ends, which includes the time before it starts.
+        before = self._clock.start if "matroska" in self._formats() else 0
+        return Fraction(self._container.duration, av.time_base) - before
 
     def _formats(self) -> set[str]:
         return set(self._container.format.name.split(","))
 
-    def _counts_frames(self) -> bool:
-        """AVI stores no times, and FFmpeg's guesses jump where frames are stored out of order."""
-        return self._formats() == {"avi"}
-
     def _start_time(self) -> Fraction:
-        """Where zero is: broadcasts start anywhere, files that hold their own zero keep it."""
+        """Where zero is: recordings start anywhere; a player starts where the first track does."""
         discontinuous = self._container.format.flags & av.format.Flags.ts_discont.value
         starts = [
             stream.start_time * stream.time_base
             for stream in self._container.streams
             if stream.start_time is not None and stream.time_base is not None
         ]
-        return min(starts, default=Fraction(0)) if discontinuous or self.live else Fraction(0)
+        first = min(starts, default=Fraction(0))
+        # Before zero there are only samples that a decoder needs and nobody hears.
+        return first if discontinuous or self.live else max(Fraction(0), first)
 
     def _pick_stream(self) -> av.VideoStream:
         # The cover of a song is stored as a video stream, too.
@@ -343,22 +358,20 @@ class Clock:
         tick: unit of the time stamps, seconds.
         rate: frames a second.
         start: where zero is, seconds.
-        counting: whether to ignore the stamps and count frames.
     """
 
-    def __init__(self, tick: Fraction, rate: Fraction, start: Fraction, counting: bool):
+    def __init__(self, tick: Fraction, rate: Fraction, start: Fraction):
         self.index = 0
         self.start = start
         self._tick = tick
         self.period = 1 / rate
-        self._counting = counting
         self.regular = tick * 10 <= self.period  # a coarser stamp is meant as it is
         self._first = self._last = Fraction(0)
 
     def time_of(self, pts: int | None) -> Fraction:
         """Seconds of the next frame, whose stamp is `pts` ticks."""
         following = self._last + self.period if self.index else Fraction(0)
-        time = following if self._counting or pts is None else pts * self._tick - self.start
+        time = following if pts is None else pts * self._tick - self.start
         if self.index == 0:
             if not 0 <= time <= MAX_GAP:
                 self.start, time = self.start + time, Fraction(0)

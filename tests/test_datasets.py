@@ -579,26 +579,6 @@ def test_photograph_and_mask_stay_aligned(tmp_path, augment):
 
 
 @pytest.mark.parametrize("augment", ["article", "strong", "none"])
-def test_masks_may_stay_finer_than_pictures(tmp_path, augment):
-    root = make_data(tmp_path, [blobs((0, 1), (96, 192))])
-    pair, reader = find_pairs(root, "train")[0], MaskReader.for_data(root)
-    write_image(pair.image, np.dstack([blobs((0, 255), (96, 192))] * 3))
-    dataset = SegmentationDataset([pair], reader, (32, 64), (0, 0, 0), (1, 1, 1),
-                                  augment=augment, target_scale=3)  # fmt: skip
-    for epoch in range(10):
-        image, target, _ = dataset[epoch, 0]
-        assert image.shape == (3, 32, 64)
-        assert target.shape == (96, 192)
-        if augment == "none":
-            assert np.array_equal(target.numpy(), reader.read(pair, (96, 192)))
-        # What the picture shows of the discs is the mean of the mask below each of its pixels.
-        known = (target != 255).reshape(32, 3, 64, 3).all(3).all(1)
-        share = (target == 1).float().reshape(32, 3, 64, 3).mean((1, 3))
-        agree = (image.mean(0) - share)[known].abs() < 0.35
-        assert agree.float().mean() > 0.95
-
-
-@pytest.mark.parametrize("augment", ["article", "strong", "none"])
 def test_the_cache_changes_no_sample(tmp_path, augment):
     plain = make_set(tmp_path / "a", augment=augment)
     cached = make_set(tmp_path / "a", augment=augment, cache="ram")

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 import engine
-from engine import Precision
+from engine import NonFiniteWatch, Precision
 from errors import UserError
 from losses import cross_entropy
 from metrics import ConfusionMatrix
@@ -60,9 +60,10 @@ def run(model, data, batch=2, lr=0.1, **options):
     return engine.train(model, loader, cross_entropy, optimizer, CPU, 2, **options)
 
 
-def test_accumulated_batches_are_one_large_batch():
+@pytest.mark.parametrize("pictures", [6, 5])  # 5: the last batch has but one
+def test_accumulated_batches_are_one_large_batch(pictures):
     large, small = make_model(), make_model()
-    data = Data()
+    data = Data(pictures)
     data.targets[:] = (data.images.mean(1) > 0).long()  # equally many pixels count everywhere
     run(large, data, batch=6)
     run(small, data, batch=2, accumulate=3)
@@ -109,20 +110,6 @@ def test_figures_are_those_of_the_whole_epoch():
     assert all(isinstance(value, float | list) for value in figures.values())
 
 
-def test_masks_finer_than_pictures_are_met_by_resized_logits():
-    ours, literal, data = make_model(), make_model(), Data(2)
-    data.targets = (torch.randn(2, 16, 16) > 0).long()
-    figures = run(ours, data)
-    optimizer = torch.optim.SGD(literal.parameters(), lr=0.1)
-    logits = F.interpolate(literal(data.images), scale_factor=2, mode="bilinear")
-    loss = F.cross_entropy(logits, data.targets)
-    loss.backward()
-    optimizer.step()
-    assert figures["loss"] == pytest.approx(loss.item(), rel=1e-6)
-    for a, b in zip(ours.parameters(), literal.parameters(), strict=True):
-        assert torch.allclose(a, b, atol=1e-7)
-
-
 def test_the_learning_rate_is_set_before_each_step_of_a_group():
     shares = []
     run(make_model(), Data(6), batch=1, accumulate=2, set_lr=shares.append)
@@ -149,9 +136,29 @@ def test_the_batches_files_are_named_and_training_goes_on(capsys):
 
 def test_too_many_losses_in_a_row_that_are_not_finite_end_the_run():
     with pytest.raises(UserError, match=r"2 steps in a row.*train_images/3\.jpg"):
-        run(make_model(), Data(6, poison=[2, 3]), batch=1, max_non_finite=2)
+        run(make_model(), Data(6, poison=[2, 3]), batch=1, watch=NonFiniteWatch(2))
     # Not in a row: the count starts again.
-    run(make_model(), Data(6, poison=[1, 3]), batch=1, max_non_finite=2)
+    run(make_model(), Data(6, poison=[1, 3]), batch=1, watch=NonFiniteWatch(2))
+
+
+def test_the_count_goes_on_from_epoch_to_epoch():
+    model, data, watch = make_model(), Data(1, poison=[0]), NonFiniteWatch(3)
+    run(model, data, watch=watch)
+    run(model, data, watch=watch)
+    with pytest.raises(UserError, match="3 steps in a row"):
+        run(model, data, watch=watch)
+
+
+def test_fp16_that_finds_no_scale_ends_the_run():
+    model, watch = make_model(), NonFiniteWatch(5)
+    precision = Precision(torch.device("cpu"), torch.float16)
+    precision.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    for parameter in model.parameters():
+        parameter.register_hook(lambda gradient: gradient * float("nan"))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(UserError, match="5 steps in a row"):
+        engine.train(model, DataLoader(Data(20), 1), cross_entropy, optimizer, precision, 2,
+                     watch=watch)  # fmt: skip
 
 
 def test_one_bad_batch_spoils_its_whole_group():

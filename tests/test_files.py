@@ -1,6 +1,8 @@
 """Nothing is half-written, and a folder belongs to one run at a time."""
 
+import errno
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -41,15 +43,36 @@ def test_the_ending_stays_since_writers_choose_the_format_by_it(tmp_path):
         temporary.write_bytes(b"x")
 
 
+def test_what_a_killed_run_left_half_written_goes_an_hour_later(tmp_path):
+    for name, age in ((".tmp-old.pth", 4000), (".tmp-new.pth", 10), ("model.pth", 4000)):
+        (tmp_path / name).write_bytes(b"half")
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
+    with lock_folder(tmp_path):
+        assert sorted(p.name for p in tmp_path.glob("*.pth")) == [".tmp-new.pth", "model.pth"]
+
+
+def test_a_disk_without_locks_is_used_all_the_same(tmp_path, monkeypatch, capsys):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("files.fcntl.lockf", refuse)
+    with lock_folder(tmp_path):
+        write_text(tmp_path / "a.csv", "x")
+    assert "cannot be locked" in capsys.readouterr().err
+
+
 def test_a_second_run_on_a_folder_is_refused_and_a_dead_ones_lock_is_no_obstacle(tmp_path):
     code = (
-        "import sys, time; from pathlib import Path; from files import lock_folder\n"
-        "with lock_folder(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+        "import os, sys, time; from pathlib import Path; from files import lock_folder\n"
+        "with lock_folder(Path(sys.argv[1])):\n"
+        "    if os.fork(): print('held', flush=True)\n"  # the child is a worker that lives on
+        "    time.sleep(60)"
     )
     root = Path(__file__).parent.parent
     holder = subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path)], cwd=root, stdout=subprocess.PIPE, text=True
-    )
+        [sys.executable, "-c", code, str(tmp_path)], cwd=root, stdout=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
     try:
         assert holder.stdout.readline() == "held\n"
         with pytest.raises(UserError, match=str(holder.pid)), lock_folder(tmp_path):
@@ -57,6 +80,8 @@ def test_a_second_run_on_a_folder_is_refused_and_a_dead_ones_lock_is_no_obstacle
     finally:
         holder.kill()
         holder.wait()
-    time.sleep(0.1)
-    with lock_folder(tmp_path):
-        pass
+    try:
+        with lock_folder(tmp_path):
+            pass
+    finally:
+        os.killpg(holder.pid, signal.SIGKILL)

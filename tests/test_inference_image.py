@@ -108,6 +108,34 @@ def test_folders_are_kept_and_two_inputs_never_write_one_output(tmp_path):
     again = find_inputs([str(tmp_path / "in/x"), str(tmp_path / "in/y")], recursive=False)
     assert len(again) == 2
     assert sorted(again) == ["leaf", "leaf_png"]
+    by_pattern = find_inputs([f"{tmp_path}/in/**/*.png"], recursive=False)
+    assert sorted(by_pattern) == ["leaf", "x/leaf", "y/leaf"]
+    assert len(find_inputs([str(tmp_path / "in/x"), f"{tmp_path}/in/y/../x/leaf.png"], False)) == 1
+
+
+def test_results_within_the_input_are_no_photographs(tmp_path):
+    for name in ("a.png", "b/a.png", "results/a_overlay.png", "results/b/a_overlay.png"):
+        picture(tmp_path / name)
+    results = tmp_path / "results"
+    for given in (str(tmp_path), f"{tmp_path}/**/*.png"):
+        assert sorted(find_inputs([given], True, results)) == ["a", "b/a"]
+    # Asked for by name they are pictures like any other.
+    assert sorted(find_inputs([str(results)], True, results)) == ["a_overlay", "b/a_overlay"]
+
+
+def test_a_thousand_pictures_of_one_name_are_told_apart_without_a_search(tmp_path, monkeypatch):
+    asked = []
+    name_of = inference_image.output
+    monkeypatch.setattr(
+        inference_image, "output", lambda *args: (asked.append(args), name_of(*args))[1]
+    )
+    for name in ("leaf", "l" * 245):
+        asked.clear()
+        (tmp_path / "list.txt").write_text("".join(f"{i}/{name}.png\n" for i in range(1000)))
+        named = find_inputs([str(tmp_path / "list.txt")], False)
+        assert len(named) == 1000
+        assert len({name_of(tmp_path, name, "mask") for name in named}) == 1000
+        assert len(asked) < 4000
 
 
 def test_inputs_are_files_folders_patterns_and_lists(tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from run_tiny import add_tiny
@@ -159,6 +160,31 @@ def test_resuming_with_other_classes_is_refused(monkeypatch, data, reference, tm
         go(monkeypatch, other, tmp_path / "out", "--resume", str(reference / "last.pth"))
 
 
+def test_flags_given_anew_hold_when_a_run_goes_on(monkeypatch, data, reference, tmp_path):
+    last = str(reference / "last.pth")
+    go(monkeypatch, data, tmp_path, "--resume", last, "--epochs", "4", "--lr", "1e-9",
+       "--weight-decay", "0.5", "--ema", "0.5", "--amp", "bf16")  # fmt: skip
+    saved = read_checkpoint(tmp_path / "last.pth")
+    assert saved["history"][-1]["lr"] == pytest.approx(1e-9)
+    assert {group["weight_decay"] for group in saved["optimizer"]["param_groups"]} == {0, 0.5}
+    # At such a rate nothing moves: a new average is that of the run's weights, not of random ones.
+    for name, value in weights_of(reference).items():
+        if value.is_floating_point() and "running" not in name:
+            assert torch.allclose(saved["ema"][name], value, atol=1e-6), name
+
+
+def test_a_run_that_goes_on_elsewhere_takes_its_best_along(monkeypatch, data, reference, tmp_path):
+    last = str(reference / "last.pth")
+    (tmp_path / "model.pth").write_bytes(b"of another run")
+    with pytest.raises(UserError, match="already holds a run"):
+        go(monkeypatch, data, tmp_path, "--resume", last, "--epochs", "4")
+    # With no epoch left to do, the report is of the best model there was.
+    go(monkeypatch, data, tmp_path, "--resume", last, "--epochs", "3", "--overwrite")
+    for name in train.BEST.values():
+        assert (tmp_path / name).read_bytes() == (reference / name).read_bytes()
+    assert not (tmp_path / "model.pth").exists()
+
+
 def test_weights_alone_cannot_be_resumed(monkeypatch, data, reference, tmp_path):
     with pytest.raises(UserError, match="weights only"):
         go(monkeypatch, data, tmp_path, "--resume", str(reference / "model.pth"))
@@ -193,7 +219,10 @@ def test_an_average_is_validated_and_saved(monkeypatch, data, tmp_path):
 def test_patience_ends_a_run_that_no_longer_improves(monkeypatch, data, tmp_path, capsys):
     go(monkeypatch, data, tmp_path, "--epochs", "9", "--lr", "1e-12", "--patience", "2")
     assert "stopping early" in capsys.readouterr().out
-    assert len((tmp_path / "history.csv").read_text().splitlines()) < 10
+    history = (tmp_path / "history.csv").read_text()
+    assert len(history.splitlines()) < 10
+    go(monkeypatch, data, tmp_path, "--resume")  # still the same patience: not one epoch more
+    assert (tmp_path / "history.csv").read_text() == history
 
 
 def test_many_options_work_together(monkeypatch, data, tmp_path):
@@ -325,8 +354,16 @@ def test_class_weights_must_be_one_positive_number_a_class(text):
         train.class_weights(text, None, 2)
 
 
+def test_a_class_that_is_nowhere_does_not_outweigh_the_others():
+    dataset = argparse.Namespace(class_pixels=lambda: np.array([900, 100, 0]))
+    weights = train.class_weights("auto", dataset, 3)
+    assert weights.mean() == pytest.approx(1)
+    assert weights[1] / weights[0] == pytest.approx(3)
+    assert weights[0] < weights[2] < weights[1]
+
+
 def test_automatic_class_weights_favour_the_rare():
-    dataset = argparse.Namespace(class_pixels=lambda: [900, 100])
+    dataset = argparse.Namespace(class_pixels=lambda: np.array([900, 100]))
     common, rare = train.class_weights("auto", dataset, 2).tolist()
     assert rare / common == pytest.approx(3)
     assert (rare + common) / 2 == pytest.approx(1)
@@ -342,7 +379,7 @@ def start(data, out_dir, *flags, script="train.py", before=()):
     command = [*(before or [sys.executable]), str(ROOT / "tests/run_tiny.py"), script]
     return subprocess.Popen(
         [*command, *BASE, "--data", str(data), "--out-dir", str(out_dir), *flags],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True,
         # These tests may themselves run in the background, where Ctrl-C is ignored.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
@@ -372,12 +409,16 @@ def test_a_run_that_is_killed_at_random_loses_nothing(data, reference, tmp_path,
     assert_same_run(reference, out_dir)
 
 
-@pytest.mark.parametrize(("sent", "before"), [(signal.SIGINT, ()), (signal.SIGTERM, NOHUP)])
-def test_a_signal_ends_the_run_at_once_and_says_how_to_go_on(data, tmp_path, sent, before):
-    process = start(data, tmp_path, "--epochs", "5000", before=before)
+@pytest.mark.parametrize(
+    ("sent", "before", "workers"),
+    # The last one as a scheduler or `timeout` does it: to the workers, too, at the same time.
+    [(signal.SIGINT, (), "0"), (signal.SIGTERM, NOHUP, "0"), (signal.SIGTERM, (), "2")],
+)
+def test_a_signal_ends_the_run_at_once_and_says_how_to_go_on(data, tmp_path, sent, before, workers):
+    process = start(data, tmp_path, "--epochs", "5000", "--workers", workers, before=before)
     wait_for(process, tmp_path / "last.pth")
     started = time.time()
-    process.send_signal(sent)
+    (os.killpg if workers == "2" else os.kill)(process.pid, sent)
     _, errors = process.communicate(timeout=30)
     assert time.time() - started < 15
     assert process.returncode == 130

@@ -78,8 +78,8 @@ def scene(index: int, height: int, width: int) -> np.ndarray:
 
 def write_video(path, frames=20, size=(96, 128), rate=Fraction(25), times=None, codec="libx264",
                 pix_fmt="yuv420p", sound=None, matrix=None, options=None, draw=scene, tags=None,
-                container_options=None):  # fmt: skip
-    """Make a video; `times` are in milliseconds for a variable rate."""
+                container_options=None, tick=Fraction(1, 1000)):  # fmt: skip
+    """Make a video; `times` are in ticks (milliseconds) for a variable rate."""
     with av.open(str(path), "w", options=container_options) as container:
         stream = container.add_stream(codec, rate=rate)
         stream.height, stream.width = size
@@ -89,13 +89,13 @@ def write_video(path, frames=20, size=(96, 128), rate=Fraction(25), times=None, 
         if matrix:
             stream.set_display_matrix(matrix)
         if times:
-            stream.codec_context.time_base = Fraction(1, 1000)
+            stream.codec_context.time_base = tick
         track = container.add_stream(sound, rate=44100, layout="stereo") if sound else None
         container.start_encoding()  # the header, even where no frame follows
         for index in range(frames):
             frame = av.VideoFrame.from_ndarray(draw(index, *size), "rgb24")
             if times:
-                frame.pts, frame.time_base = times[index], Fraction(1, 1000)
+                frame.pts, frame.time_base = times[index], tick
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
         if track:
@@ -151,6 +151,28 @@ def test_time_stamps_of_variable_rate_are_kept(run, tmp_path, ending):
     assert [1000 * t for t in probe(tmp_path / "out/v.mp4")[2]] == times
     with open(tmp_path / "out/v_per_frame.csv", newline="") as file:
         assert [float(row["time"]) for row in csv.DictReader(file)] == [t / 1000 for t in times]
+
+
+@pytest.mark.parametrize("reordered", ["0", "2"])
+def test_frames_that_an_avi_leaves_out_stay_left_out(run, tmp_path, reordered):
+    places = [0, 1, 2, 10, 11, 25, 26, 27, 50, 51]
+    source = write_video(tmp_path / "v.avi", frames=10, times=places, tick=Fraction(1, 25),
+                         codec="mpeg4", options={"bf": reordered})  # fmt: skip
+    code, said, _ = run("--input", source)
+    assert code == 0, said
+    assert [25 * t for t in probe(tmp_path / "out/v.mp4")[2]] == places
+
+
+@pytest.mark.parametrize("hours", [0.2, 1.2])
+def test_a_recording_that_starts_late_starts_at_zero(run, tmp_path, hours):
+    start = int(hours * 3_600_000)
+    times = [start + 40 * index for index in range(20)]
+    source = write_video(tmp_path / "v.mkv", frames=20, times=times)
+    code, said, _ = run("--input", source)
+    assert code == 0, said
+    stream, _, found = probe(tmp_path / "out/v.mp4")
+    assert [1000 * t for t in found] == [40 * index for index in range(20)]
+    assert stream.duration * stream.time_base == Fraction(20, 25)
 
 
 def test_rotation_is_kept_and_the_model_sees_the_picture_upright(run, tmp_path):
@@ -440,6 +462,12 @@ def test_no_input_is_overwritten_and_no_output_shared(run, tmp_path):
     assert code == 2
     assert "its own result" in said
     assert Path(own).read_bytes() == a.read_bytes()
+    # The user's own cut beside the recording is no result of ours.
+    recording = shutil.copy(a, tmp_path / "out/a.mov")
+    code, said, _ = run("--input", recording)
+    assert code == 2
+    assert "may be your own" in said
+    assert Path(own).read_bytes() == a.read_bytes()
 
 
 def test_an_error_of_any_stage_ends_the_run_and_leaves_nothing(run, tmp_path, monkeypatch):
@@ -563,7 +591,7 @@ def test_a_track_that_cannot_be_written_falls_silent_and_is_reported(run, tmp_pa
 
 
 def test_a_damaged_clock_never_runs_backwards():
-    clock = video.Clock(Fraction(1, 1000), Fraction(25), Fraction(0), counting=False)
+    clock = video.Clock(Fraction(1, 1000), Fraction(25), Fraction(0))
     stamps = [0, 40, None, 120, 90, -5, 1 << 50, 400]
     times = [clock.time_of(pts) for pts in stamps]
     assert [float(t) for t in times] == [0, 0.04, 0.08, 0.12, 0.16, 0.2, 0.24, 0.4]
