@@ -7,6 +7,7 @@ import os
 import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -235,6 +236,22 @@ def test_many_options_work_together(monkeypatch, data, tmp_path):
     assert read_checkpoint(tmp_path / "last.pth")["epoch"] == 2
 
 
+def test_tensorboard_gets_scalars_and_pictures_of_this_run_alone(monkeypatch, data, tmp_path):
+    event_accumulator = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator"
+    )
+    flags = ["--tensorboard", "--optimizer", "sgd", "--lr", "0.001", "--overwrite"]
+    for epochs in ("1", "2"):
+        go(monkeypatch, data, tmp_path, "--epochs", epochs, *flags)
+    (file,) = (tmp_path / "tensorboard").iterdir()
+    events = event_accumulator.EventAccumulator(str(file))
+    events.Reload()
+    logged = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    scalars = [event.value for event in events.Scalars("valid/miou")]
+    assert scalars == pytest.approx([row["valid_miou"] for row in logged])
+    assert [event.step for event in events.Images("valid_preds")] == [1, 2]
+
+
 # --- Pure parts ---
 
 
@@ -460,6 +477,38 @@ def test_several_processes_train_one_model_and_measure_as_one(
     for name in ("metrics.json", "per_image.csv"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "many" / name).read_bytes()
     assert re.search(r'"images": 3', (tmp_path / "one/metrics.json").read_text())
+
+
+def test_several_processes_share_the_pictures_of_a_folder(data, reference, tmp_path):
+    flags = ["inference_image.py", "--input", str(data / "train_images"), "--device", "cpu",
+             "--model", str(reference / "model.pth"), "--out-dir"]  # fmt: skip
+    for name, before in (("one", [sys.executable]), ("two", torchrun(2))):
+        command = [*before, str(ROOT / "tests/run_tiny.py"), *flags, str(tmp_path / name)]
+        done = subprocess.run(command, cwd=ROOT, timeout=120, capture_output=True, text=True,
+                              check=False)  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+    one, two = ({p.name: p.read_bytes() for p in (tmp_path / name).iterdir() if p.name != ".lock"}
+                for name in ("one", "two"))  # fmt: skip
+    assert one == two
+    assert len([name for name in one if name.endswith("_mask.png")]) == 6
+
+
+def test_machines_without_a_shared_folder_are_told_so_before_they_train(data, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    (tmp_path / "1").mkdir()  # as `outputs` is in every clone
+    processes = []
+    for rank in ("0", "1"):
+        place = {"RANK": rank, "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
+                 "MASTER_PORT": port}  # fmt: skip
+        before = ["env", *(f"{key}={value}" for key, value in place.items()), sys.executable]
+        processes.append(start(data, tmp_path / rank, "--epochs", "1", before=before))
+    for process in processes:
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 2
+        assert "on a disk that they share" in errors
+    assert not list(tmp_path.rglob("*.pth"))
 
 
 def test_a_process_that_dies_ends_the_others_with_its_error(data, tmp_path, monkeypatch):
