@@ -668,10 +668,11 @@ def test_no_room_runs_a_shell_or_a_strangers_code():
 def test_a_mistyped_flag_beside_overwrite_costs_nothing(place, tmp_path, capsys):
     out = tmp_path / "out"
     assert call(train, *flags_for(train, place, out)) == 0
-    before = {path.name: path.read_bytes() for path in out.glob("*.*") if path.is_file()}
+    before = {path.name: path.read_bytes() for path in out.glob("[!.]*.*") if path.is_file()}
     for wrong in (["--data", "nowhere"], ["--weights", "nowhere.pth"]):
         assert call(train, *flags_for(train, place, out), "--overwrite", *wrong) == 2
-    assert {path.name: path.read_bytes() for path in out.glob("*.*") if path.is_file()} == before
+    after = {path.name: path.read_bytes() for path in out.glob("[!.]*.*") if path.is_file()}
+    assert after == before
 
 
 def test_a_run_without_a_finished_epoch_is_not_offered_to_be_resumed(place, tmp_path, capsys):
