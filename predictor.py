@@ -16,6 +16,7 @@ from torch import Tensor
 import onnx_model
 from checkpoint import load_model
 from config import ClassTable, ModelConfig
+from errors import UserError
 from images import resize_image
 from segmentation_model import FasterViT, fold_batchnorm
 from utils import choose_device
@@ -65,6 +66,11 @@ class Predictor:
             UserError: the checkpoint or the device cannot be used.
         """
         chosen = choose_device(device)
+        if Path(path).suffix.lower() == ".pt2":
+            raise UserError(
+                f"{path} is a file of torch.export, which can hold code and is not read; make an "
+                ".onnx file of the checkpoint with export.py."
+            )
         if Path(path).suffix.lower() == ".onnx":
             model, config, classes = onnx_model.load(Path(path), chosen)
         else:

@@ -8,6 +8,7 @@ from torch import nn
 
 import predictor as room
 from config import ClassTable, ModelConfig
+from errors import UserError
 from predictor import Predictor
 
 CLASSES = ClassTable.default()
@@ -146,3 +147,9 @@ def test_a_band_is_a_small_part_of_a_large_picture(monkeypatch):
     bands = list(predictor._bands(predictor.scores([image])[0], (300, 200)))
     assert all(band.shape[1] <= 7 for _, band in bands)
     assert (predictor.masks([image])[0] == truth).mean() > 0.96
+
+
+def test_a_file_of_torch_export_is_refused_before_it_is_opened(tmp_path):
+    torch.export.save(torch.export.export(Smooth(), (torch.zeros(1, 3, 8, 8),)), tmp_path / "m.pt2")
+    with pytest.raises(UserError, match=r"can hold code.*\.onnx"):
+        Predictor.load(tmp_path / "m.pt2")
