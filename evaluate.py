@@ -35,7 +35,7 @@ from report import write_report
 def parse_args():
     parser = cli.Parser(__doc__)
     parser.add_device()
-    parser.add_argument("--model", type=Path, required=True, help="checkpoint of train.py")
+    parser.add_argument("--model", type=Path, required=True, help="checkpoint, or an .onnx file")
     parser.add_argument("--data", type=Path, default=DEFAULT_DATA, metavar="ROOT", help="data set")
     parser.add_argument("--split", choices=("train", "valid", "test"), default="valid", help="part")
     parser.add_imgsz(None, "network's input; the training's if not given")

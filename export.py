@@ -8,7 +8,7 @@
 The file takes normalised RGB (B, 3, HEIGHT, WIDTH) float32 and gives logits (B, K, HEIGHT, WIDTH).
 Height and width are those of --imgsz and cannot change afterwards, because the windows of the
 attention depend on them: export once per size. Class names, colours, size and normalisation are in
-its metadata, and inference_image.py and inference_video.py take it as --model. It is run before it
+its metadata, and evaluate.py and the inference scripts take it as --model. It is run before it
 gets its name: where more than 0.1 % of the pixels get another class, no file is left behind.
 """
 
