@@ -34,10 +34,11 @@ def add_peers() -> None:
             segmentation_model.VARIANTS["faster_vit_0"], file=f"{name}.none"
         )
 
-    def build_model(variant="faster_vit_0", head="pyramid", num_classes=2, **changes) -> nn.Module:
+    def build_model(variant="faster_vit_0", head="pyramid", num_classes=2, window=None, **changes
+                    ) -> nn.Module:  # fmt: skip
         if variant in PEERS:
             return PEERS[variant](num_classes)
-        return build_ours(variant, head, num_classes, **changes)
+        return build_ours(variant, head, num_classes, window, **changes)
 
     segmentation_model.build_model = build_model
 
