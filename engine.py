@@ -40,6 +40,11 @@ class Precision:
         enabled = self.dtype == torch.float16
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=enabled)
 
+    @property
+    def exact(self) -> torch.dtype:
+        """What sums are kept in: Apple's GPUs have no 64-bit floats."""
+        return torch.float32 if self.device.type == "mps" else torch.float64
+
     @classmethod
     def choose(cls, name: str, device: torch.device, channels_last: bool = False) -> "Precision":
         """Resolve "auto": bf16 on a GPU that has it, fp16 on other GPUs, fp32 on the CPU."""
@@ -121,7 +126,7 @@ def train(
     """
     model.train()
     matrix = ConfusionMatrix(num_classes, precision.device)
-    totals = torch.zeros(2, dtype=torch.float64, device=precision.device)  # loss, pictures
+    totals = torch.zeros(2, dtype=precision.exact, device=precision.device)  # loss, pictures
     watch = watch or NonFiniteWatch()
     steps, group, bad, group_finite = len(loader), [], [], True
     bar = tqdm(loader, desc="Training", disable=not distributed.is_main(), dynamic_ncols=True)
@@ -203,7 +208,7 @@ def validate(
     """
     model.eval()
     matrix = ConfusionMatrix(num_classes, precision.device)
-    totals = torch.zeros(2, dtype=torch.float64, device=precision.device)
+    totals = torch.zeros(2, dtype=precision.exact, device=precision.device)
     bar = tqdm(loader, desc="Validating", disable=not distributed.is_main(), dynamic_ncols=True)
     for images, targets, _ in bar:
         images, targets = precision.to_device(images), targets.to(precision.device)

@@ -181,16 +181,26 @@ def photographs(folder: Path | None, loaded: Loaded, size: Size) -> tuple[list[n
     Raises:
         UserError: the folder holds none.
     """
-    trained = loaded.content.get("train_args")
-    if folder is None and isinstance(trained, dict) and isinstance(trained.get("data"), str):
-        known = Path(trained["data"]) / "valid_images"
-        folder = known if known.is_dir() else None
     if folder is None:
-        return textures(4, size), "4 drawn textures (give --images for photographs)"
+        known = _validated_on(loaded)
+        return known or (textures(4, size), "4 drawn textures (give --images for photographs)")
     paths = list_images(folder)[:MAX_IMAGES]
     if not paths:
         raise UserError(f"{folder} holds no pictures; name a folder with photographs.")
     return [read_image(path) for path in paths], f"{len(paths)} pictures of {folder}"
+
+
+def _validated_on(loaded: Loaded) -> tuple[list[np.ndarray], str] | None:
+    """The pictures that the model was validated on, where they are still at hand and whole."""
+    trained = loaded.content.get("train_args")
+    root = trained.get("data") if isinstance(trained, dict) else None
+    # The path is a stranger's: it must not lead to another machine.
+    if not isinstance(root, str) or root.startswith(("//", "\\\\")):
+        return None
+    try:
+        return photographs(Path(root) / "valid_images", loaded, (0, 0))
+    except (UserError, OSError, ValueError):
+        return None
 
 
 @torch.inference_mode()

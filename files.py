@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import secrets
 import sys
 import tempfile
@@ -115,5 +116,6 @@ def _remove_leftovers(folder: Path) -> None:
     """Remove what killed runs left half-written; an hour is more than any write takes."""
     for path in folder.glob(".tmp-*"):
         with suppress(OSError):
-            if time.time() - path.stat().st_mtime > 3600:
+            ours = re.fullmatch(r"\.tmp-[a-z0-9_]{8}(\.\w+)?", path.name)
+            if ours and time.time() - path.stat().st_mtime > 3600:
                 path.unlink()

@@ -16,8 +16,8 @@ All have the picture's own size. results.csv holds the numbers, summary.html sho
 
 import csv
 import io
-import os
 import sys
+import unicodedata
 import zipfile
 from collections import Counter
 from collections.abc import Iterator
@@ -118,14 +118,14 @@ def find_inputs(inputs: list[str], recursive: bool, out_dir: Path | None = None)
     found: dict[str, tuple[Path, Path]] = {}  # by the full path: picture, its path below the input
     for text in inputs:
         pictures = list(_pictures(Path(text), text, recursive))
-        if out_dir is not None and out_dir.resolve() != Path(text).resolve():
+        if out_dir is not None:
             pictures = [pair for pair in pictures if not _is_result(*pair, out_dir)]
         if not pictures:
             raise UserError(
                 f"--input {printable(text)} holds no picture; give a file, a folder or a pattern."
             )
         for path, below in pictures:
-            found.setdefault(os.path.abspath(path), (path, below))
+            found.setdefault(str(path.parent.resolve() / path.name), (path, below))
     named: dict[str, Path] = {}
     taken, tries = set(), Counter()
     for path, below in found.values():
@@ -142,21 +142,24 @@ def _free_name(below: Path, taken: set[str], tries: Counter) -> str:
     other = below.with_name(below.name.replace(".", "_"))
     names = iter((str(below.with_suffix("")), str(other)))
     # A name too long for the file system is cut at its end, so its number stands in front.
-    pattern = "{1}_{0}" if len(os.fsencode(other.name)) > 200 else "{0}_{1}"
+    long = len(other.name.encode(errors="backslashreplace")) > 200
+    pattern = "{1}_{0}" if long else "{0}_{1}"
     while True:
         name = next(names, None)
         if name is None:
             tries[other] += 1
             name = str(other.with_name(pattern.format(other.name, tries[other] + 1)))
-        key = str(output(Path(), name, "overlay")).casefold()
+        key = unicodedata.normalize("NFC", str(output(Path(), name, "overlay"))).casefold()
         if key not in taken:
             taken.add(key)
             return name
 
 
 def _is_result(path: Path, below: Path, out_dir: Path) -> bool:
-    """Whether a picture that a folder or a pattern led to lies in the folder of results."""
-    return len(below.parts) > 1 and path.parent.resolve().is_relative_to(out_dir.resolve())
+    """Whether a search led to a picture in a folder of results within the one searched."""
+    searched = path.parents[len(below.parts) - 1].resolve()
+    within = out_dir.resolve() != searched and out_dir.resolve().is_relative_to(searched)
+    return within and path.parent.resolve().is_relative_to(out_dir.resolve())
 
 
 def _pictures(path: Path, text: str, recursive: bool) -> Iterator[tuple[Path, Path]]:
@@ -336,7 +339,7 @@ def segment(args, predictor: Predictor, named: list[tuple[str, Path]]) -> tuple[
                 except UserError as error:
                     bad.append(" ".join(str(error).split()))
             images = [image for _, _, image in read]
-            masks = predictor.segment(images, "prob" in args.save) if read else []
+            masks = predictor.segment(images, "prob" in args.save)
             for (name, path, image), (mask, prob) in zip(read, masks, strict=True):
                 jobs.append(
                     pool.submit(

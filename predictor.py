@@ -105,17 +105,15 @@ class Predictor:
 
     def segment(
         self, images: list[np.ndarray], with_probabilities: bool = False
-    ) -> list[tuple[np.ndarray, np.ndarray | None]]:
+    ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
         """As `masks`, each with the probabilities of the classes where they are asked for.
 
-        Returns:
+        Yields:
             for each picture (H, W) uint8, and (K, H, W) float16 in [0, 1] or None.
         """
         classes = len(self.classes) if with_probabilities else 0
-        return [
-            _collect(bands, image.shape[:2], classes)
-            for bands, image in zip(self._bands_of(images), images, strict=True)
-        ]
+        for bands, image in zip(self._bands_of(images), images, strict=True):
+            yield _collect(bands, image.shape[:2], classes)
 
     def _bands_of(self, images: list[np.ndarray]) -> Iterator[Iterator[tuple[int, Tensor]]]:
         """For each picture its scores at its own size, band by band from the top."""

@@ -549,14 +549,38 @@ def run_sparingly(steps: list[nn.Module], x: Tensor) -> Tensor:
     for index in range(0, len(steps), 3):
         group = steps[index : index + 3]
         plain = tuple(map(type, group)) == (nn.GroupNorm, nn.ReLU, nn.Conv2d)
-        # The compiler decides for itself what to keep; hooks are called once, not twice.
-        spare = torch.is_grad_enabled() and not torch.compiler.is_compiling()
-        if spare and plain and not any(map(_has_hooks, group)):
-            x = checkpoint(nn.Sequential(*group), x, use_reentrant=False, preserve_rng_state=False)
+        if plain and _may_recompute() and not any(map(_has_hooks, group)):
+            x = _norm_relu_conv(x, *group)
             continue
         for step in group:
             x = step(x)
     return x
+
+
+def _may_recompute() -> bool:
+    """Whether gradients are wanted, and by nobody who decides for himself what to keep."""
+    return (
+        torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+        and not torch._C._are_functorch_transforms_active()
+    )
+
+
+def _norm_relu_conv(x: Tensor, norm: nn.GroupNorm, relu: nn.ReLU, conv: nn.Conv2d) -> Tensor:
+    """The three in one step that keeps its input and makes the rest again for the gradient."""
+    weights = (norm.weight, norm.bias, conv.weight, conv.bias)
+    versions = [None if w is None or w.is_inference() else w._version for w in weights]
+
+    def run(x, *weights):
+        for weight, version in zip(weights, versions, strict=True):
+            if version is not None and weight._version != version:
+                raise RuntimeError("a weight of the head was changed between forward and backward")
+        x = F.group_norm(x, norm.num_groups, *weights[:2], norm.eps)
+        return conv._conv_forward(F.relu(x), *weights[2:])
+
+    # The weights are handed over, so that the second run has those of the first.
+    return checkpoint(run, x, *weights, use_reentrant=False, preserve_rng_state=False)
 
 
 def _has_hooks(module: nn.Module) -> bool:

@@ -345,18 +345,20 @@ def check_shared_disk(out_dir: Path, token: str) -> None:
 
 
 def goes_on_in_place(args: argparse.Namespace) -> bool:
-    """Whether the run is resumed in its own folder."""
+    """Whether the run is resumed in its own folder, which is there."""
     if args.resume is None:
         return False
-    return not args.resume or Path(args.resume).resolve().parent == args.out_dir.resolve()
+    return not args.resume or Path(args.resume).parent.samefile(args.out_dir)
 
 
 def bring_best(source: Path, out_dir: Path) -> None:
     """Take the best checkpoints along when a run goes on in another folder."""
     for name in BEST.values():
-        if (source / name).is_file():
-            with replacing(out_dir / name) as temporary:
-                shutil.copyfile(source / name, temporary)
+        if not (source / name).is_file():
+            print(f"{source / name} is not there: the best of the epochs to come takes its place.")
+            continue
+        with replacing(out_dir / name) as temporary:
+            shutil.copyfile(source / name, temporary)
 
 
 def clear_folder(out_dir: Path) -> None:
@@ -542,8 +544,8 @@ def save_valid_picture(
     return sheet
 
 
-def open_tensorboard(args: argparse.Namespace):
-    """A writer into OUT_DIR/tensorboard.
+def tensorboard_writer() -> type:
+    """The class of writers, whose construction begins a file.
 
     Raises:
         UserError: tensorboard is not installed.
@@ -552,7 +554,7 @@ def open_tensorboard(args: argparse.Namespace):
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise UserError("--tensorboard needs a package: pip install tensorboard") from error
-    return SummaryWriter(args.out_dir / "tensorboard")
+    return SummaryWriter
 
 
 def log_tensorboard(board, row: dict) -> None:
@@ -575,26 +577,25 @@ def main() -> int:
             run(args, saved, device)
     except KeyboardInterrupt:
         if distributed.is_main():
-            print(f"\nInterrupted. {how_to_go_on(args.out_dir)}", file=sys.stderr)
+            print(f"\nInterrupted. {how_to_go_on(args)}", file=sys.stderr)
         return 130
     except OSError as error:
-        raise UserError(f"{cli.explain(error)} {how_to_go_on(args.out_dir)}") from error
+        raise UserError(f"{cli.explain(error)} {how_to_go_on(args)}") from error
     finally:
         distributed.shutdown()
     return 0
 
 
-def how_to_go_on(out_dir: Path) -> str:
+def how_to_go_on(args: argparse.Namespace) -> str:
     """What is safe after an interruption, and the command that goes on."""
-    if (out_dir / "last.pth").is_file():
+    folder = shlex.quote(str(args.out_dir))
+    if (args.out_dir / "last.pth").is_file():
         return (
-            f"Every finished epoch is safe in {out_dir}/last.pth; go on from there with: "
-            f"python train.py --out-dir {shlex.quote(str(out_dir))} --resume"
+            f"Every finished epoch is safe in {args.out_dir}/last.pth; go on from there with: "
+            f"python train.py --out-dir {folder} --resume"
         )
-    return (
-        "No epoch was finished; start again with "
-        f"--out-dir {shlex.quote(str(out_dir))} --overwrite."
-    )
+    resume = f"--resume {shlex.quote(args.resume)} " if args.resume else ""
+    return f"No epoch was finished; start again with {resume}--out-dir {folder} --overwrite."
 
 
 def run(args: argparse.Namespace, saved: dict | None, device: torch.device) -> None:
@@ -692,19 +693,20 @@ def run(args: argparse.Namespace, saved: dict | None, device: torch.device) -> N
         wrapped = torch.compile(wrapped)
     judged = ema.module if ema is not None else model  # the weights that are measured and saved
 
-    board = open_tensorboard(args) if main_process and args.tensorboard else None
-
+    writer = tensorboard_writer() if main_process and args.tensorboard else None
     if main_process and not goes_on_in_place(args):
         clear_folder(args.out_dir)
         if saved is not None:
             bring_best(Path(args.resume).parent, args.out_dir)
+    board = writer(args.out_dir / "tensorboard") if writer is not None else None
 
     # Epochs
     watch = engine.NonFiniteWatch(args.max_non_finite)
     for epoch in range(len(history) + 1, args.epochs + 1):
         best = best_epoch(history, "miou") if history else epoch
         if args.patience and epoch - 1 - best >= args.patience:
-            say(f"No better validation mIoU since epoch {best}: stopping early.")
+            say(f"No better validation mIoU since epoch {best}: stopping early. With a larger "
+                "--patience the run can be resumed.")  # fmt: skip
             break
         started = time.time()
         say(f"EPOCH: {epoch}")

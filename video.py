@@ -40,7 +40,7 @@ QUALITY_OPTION = {
     "hevc_nvenc": "cq",
 }
 # Sound that plays wherever H.264 in mp4 does; its packets are copied, other sound becomes AAC.
-COPIED_SOUND = {"aac", "mp3"}  # by FFmpeg's name of the format, not of its decoder
+COPIED_SOUND = {"aac", "mp3"}
 AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
 # FFmpeg draws text files as videos; nobody means that.
 NOT_VIDEO = {"tty", "bin", "xbin", "idf", "adf"}
@@ -230,6 +230,8 @@ class VideoReader:
             pictures = self.stream.decode(packet)
         except (av.error.FFmpegError, ValueError) as error:
             self.note(_reason(error))
+            if packet is not None and self._places:
+                self._places.pop()  # no frame will come for it
             return
         for picture in pictures:
             stamp = self._place() if self._places else picture.pts
@@ -263,7 +265,7 @@ class VideoReader:
         start, tick = self._clock.start, packet.stream.time_base
         if packet.pts is not None:
             self._sound_end = max(self._sound_end, packet.pts * tick - start)
-        if packet.stream.codec_context.codec.canonical_name in COPIED_SOUND:
+        if is_copied(packet.stream):
             if packet.dts is None or not packet.size:
                 return
             # Muxers refuse time that stands still; a damaged file holds such packets.
@@ -345,6 +347,11 @@ class VideoReader:
         context.options = {"max_pixels": str(MAX_PIXELS)}
         context.thread_type = "AUTO"
         return stream
+
+
+def is_copied(sound: av.AudioStream) -> bool:
+    """Whether a track is taken over as it is; the decoder's own name may differ ("mp3float")."""
+    return sound.codec_context.codec.canonical_name in COPIED_SOUND
 
 
 class Clock:
@@ -480,7 +487,7 @@ class VideoWriter:
         return stream
 
     def _add_sound(self, source: av.AudioStream) -> "Track":
-        if source.codec_context.name in COPIED_SOUND:
+        if is_copied(source):
             return Track(self._container.add_stream_from_template(source), encoded=False)
         rate = min(AAC_RATES, key=lambda known: abs(known - source.codec_context.sample_rate))
         stream = self._container.add_stream("aac", rate=rate)

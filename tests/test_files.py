@@ -44,11 +44,14 @@ def test_the_ending_stays_since_writers_choose_the_format_by_it(tmp_path):
 
 
 def test_what_a_killed_run_left_half_written_goes_an_hour_later(tmp_path):
-    for name, age in ((".tmp-old.pth", 4000), (".tmp-new.pth", 10), ("model.pth", 4000)):
+    names = {".tmp-abcd_123.pth": 4000, ".tmp-abcd_124.pth": 10, ".tmp-mine.pth": 4000,
+             "model.pth": 4000}  # fmt: skip
+    for name, age in names.items():
         (tmp_path / name).write_bytes(b"half")
         os.utime(tmp_path / name, (time.time() - age,) * 2)
     with lock_folder(tmp_path):
-        assert sorted(p.name for p in tmp_path.glob("*.pth")) == [".tmp-new.pth", "model.pth"]
+        left = sorted(path.name for path in tmp_path.glob("*.pth"))
+        assert left == [".tmp-abcd_124.pth", ".tmp-mine.pth", "model.pth"]
 
 
 def test_a_disk_without_locks_is_used_all_the_same(tmp_path, monkeypatch, capsys):

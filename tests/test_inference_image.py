@@ -4,6 +4,7 @@ import csv
 import io
 import sys
 import zipfile
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -119,6 +120,9 @@ def test_results_within_the_input_are_no_photographs(tmp_path):
     results = tmp_path / "results"
     for given in (str(tmp_path), f"{tmp_path}/**/*.png"):
         assert sorted(find_inputs([given], True, results)) == ["a", "b/a"]
+    # A folder of results that holds the photographs themselves is no reason to leave them out.
+    assert sorted(find_inputs([f"{tmp_path}/b/**/*.png"], True, tmp_path)) == ["a"]
+    assert len(find_inputs([str(tmp_path)], True, tmp_path)) == 4
     # Asked for by name they are pictures like any other.
     assert sorted(find_inputs([str(results)], True, results)) == ["a_overlay", "b/a_overlay"]
 
@@ -129,10 +133,11 @@ def test_a_thousand_pictures_of_one_name_are_told_apart_without_a_search(tmp_pat
     monkeypatch.setattr(
         inference_image, "output", lambda *args: (asked.append(args), name_of(*args))[1]
     )
-    for name in ("leaf", "l" * 245):
+    for name in ("leaf", "l" * 245, "\udcb0" * 80):
         asked.clear()
-        (tmp_path / "list.txt").write_text("".join(f"{i}/{name}.png\n" for i in range(1000)))
-        named = find_inputs([str(tmp_path / "list.txt")], False)
+        pictures = [(Path(f"{i}/{name}.png"), Path(f"{name}.png")) for i in range(1000)]
+        monkeypatch.setattr(inference_image, "_pictures", lambda *_, p=pictures: iter(p))
+        named = find_inputs(["list"], False)
         assert len(named) == 1000
         assert len({name_of(tmp_path, name, "mask") for name in named}) == 1000
         assert len(asked) < 4000

@@ -93,10 +93,12 @@ def test_tiles_give_what_the_whole_picture_gives_at_its_own_resolution():
 
 def test_blending_tiles_hides_their_borders():
     image = np.kron(RNG.integers(0, 255, (20, 20, 3)), np.ones((8, 8, 1))).astype(np.uint8)
-    whole = make(Smooth(), size=(160, 160)).segment([image], True)[0][1].astype(float)
+    whole = next(make(Smooth(), size=(160, 160)).segment([image], True))[1].astype(float)
     errors = {}
     for overlap in (0.0, 0.5):
-        tiled = make(Smooth(), tile=64, overlap=overlap).segment([image], True)[0][1].astype(float)
+        tiled = next(make(Smooth(), tile=64, overlap=overlap).segment([image], True))[1].astype(
+            float
+        )
         errors[overlap] = np.abs(tiled - whole).max()
     assert errors[0.5] < 0.5 * errors[0.0]
 
@@ -123,8 +125,8 @@ def test_flips_average_what_the_mirror_images_give():
             return torch.cat([-ramp, ramp], dim=1)
 
     image = np.zeros((64, 64, 3), np.uint8)
-    plain = make(Leftish()).segment([image], True)[0][1]
-    flipped = make(Leftish(), flips=True).segment([image], True)[0][1]
+    plain = next(make(Leftish()).segment([image], True))[1]
+    flipped = next(make(Leftish(), flips=True).segment([image], True))[1]
     assert plain[1, 0, 0] > 0.99
     assert np.allclose(flipped, flipped[:, ::-1, ::-1], atol=2e-3)
     assert np.allclose(flipped, flipped[:, :, ::-1], atol=2e-3)
@@ -134,7 +136,7 @@ def test_flips_average_what_the_mirror_images_give():
 def test_probabilities_sum_to_one_and_agree_with_the_mask(options):
     image = RNG.integers(0, 255, (90, 120, 3), dtype=np.uint8)
     predictor = make(Smooth(), **options)
-    probabilities = predictor.segment([image], True)[0][1].astype(np.float32)
+    probabilities = next(predictor.segment([image], True))[1].astype(np.float32)
     assert np.allclose(probabilities.sum(0), 1, atol=2e-3)
     clear = np.abs(probabilities[0] - 0.5) > 1e-2
     assert np.array_equal(probabilities.argmax(0)[clear], predictor.masks([image])[0][clear])

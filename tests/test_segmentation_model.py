@@ -436,6 +436,29 @@ def test_training_keeps_half_of_the_heads_maps_and_convolves_nothing_twice():
     assert relative_error(logits, expected) < 1e-5
 
 
+def test_what_is_recomputed_has_the_weights_of_its_forward_pass():
+    head, maps, size = narrow_head(), maps_for((64, 96)), (64, 96)
+    other = {name: value.detach() * 1.5 for name, value in head.named_parameters()}
+    expected = {}
+    for order in (head_literally, run_article_head):
+        given = {name: value.clone().requires_grad_() for name, value in other.items()}
+        whole = nn.Module()
+        whole.head = head
+        whole.forward = lambda x, order=order: order(head, x, size)
+        logits = torch.func.functional_call(
+            whole, {f"head.{name}": value for name, value in given.items()}, (maps,)
+        )
+        found = torch.autograd.grad(logits.square().mean(), list(given.values()))
+        expected = expected or dict(zip(given, found, strict=True))
+    for gradient, reference in zip(found, expected.values(), strict=True):
+        assert relative_error(gradient, reference) < 1e-4
+    logits = run_article_head(head, maps, size).square().mean()
+    with torch.no_grad():
+        head[1].weight.mul_(2)
+    with pytest.raises(RuntimeError, match=r"changed between|modified by an inplace"):
+        logits.backward()
+
+
 # --- Modules that the user exchanges --------------------------------------------------------------
 
 

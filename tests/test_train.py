@@ -186,6 +186,16 @@ def test_a_run_that_goes_on_elsewhere_takes_its_best_along(monkeypatch, data, re
     assert not (tmp_path / "model.pth").exists()
 
 
+def test_a_link_to_the_checkpoint_does_not_cost_the_run(monkeypatch, data, tmp_path):
+    go(monkeypatch, data, tmp_path / "run", "--epochs", "1")
+    (tmp_path / "run/last.pth").rename(tmp_path / "elsewhere.pth")
+    (tmp_path / "run/last.pth").symlink_to(tmp_path / "elsewhere.pth")
+    last = str(tmp_path / "run/last.pth")
+    go(monkeypatch, data, tmp_path / "run", "--resume", last, "--epochs", "2", "--overwrite")
+    assert (tmp_path / "run/best_model_iou.pth").is_file()
+    assert read_checkpoint(tmp_path / "run/last.pth")["epoch"] == 2
+
+
 def test_weights_alone_cannot_be_resumed(monkeypatch, data, reference, tmp_path):
     with pytest.raises(UserError, match="weights only"):
         go(monkeypatch, data, tmp_path, "--resume", str(reference / "model.pth"))
@@ -244,6 +254,7 @@ def test_tensorboard_gets_scalars_and_pictures_of_this_run_alone(monkeypatch, da
     for epochs in ("1", "2"):
         go(monkeypatch, data, tmp_path, "--epochs", epochs, *flags)
     (file,) = (tmp_path / "tensorboard").iterdir()
+    assert b"brain.Event:2" in file.read_bytes()[:64]  # whole from its header on
     events = event_accumulator.EventAccumulator(str(file))
     events.Reload()
     logged = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
@@ -505,7 +516,7 @@ def test_machines_without_a_shared_folder_are_told_so_before_they_train(data, tm
         before = ["env", *(f"{key}={value}" for key, value in place.items()), sys.executable]
         processes.append(start(data, tmp_path / rank, "--epochs", "1", before=before))
     for process in processes:
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=120)
         assert process.returncode == 2
         assert "on a disk that they share" in errors
     assert not list(tmp_path.rglob("*.pth"))

@@ -163,6 +163,14 @@ def test_frames_that_an_avi_leaves_out_stay_left_out(run, tmp_path, reordered):
     assert [25 * t for t in probe(tmp_path / "out/v.mp4")[2]] == places
 
 
+@pytest.mark.parametrize("ending", ["mkv", "avi", "mp4"])
+def test_mp3_is_copied(run, tmp_path, ending):
+    source = write_video(tmp_path / f"s.{ending}", frames=50, sound="libmp3lame")
+    code, said, _ = run("--input", source)
+    assert code == 0, said
+    assert sound_packets(tmp_path / "out/s.mp4") == sound_packets(source)
+
+
 @pytest.mark.parametrize("hours", [0.2, 1.2])
 def test_a_recording_that_starts_late_starts_at_zero(run, tmp_path, hours):
     start = int(hours * 3_600_000)
