@@ -125,7 +125,7 @@ def find_inputs(inputs: list[str], recursive: bool, out_dir: Path | None = None)
                 f"--input {printable(text)} holds no picture; give a file, a folder or a pattern."
             )
         for path, below in pictures:
-            found.setdefault(str(path.parent.resolve() / path.name), (path, below))
+            found.setdefault(_place(path), (path, below))
     named: dict[str, Path] = {}
     taken, tries = set(), Counter()
     for path, below in found.values():
@@ -155,8 +155,18 @@ def _free_name(below: Path, taken: set[str], tries: Counter) -> str:
             return name
 
 
+def _place(path: Path) -> str:
+    """One text for all the ways to write a picture's path."""
+    try:
+        return str(path.parent.resolve() / path.name)
+    except (OSError, RuntimeError, ValueError):  # no path at all, as lists may hold
+        return str(path)
+
+
 def _is_result(path: Path, below: Path, out_dir: Path) -> bool:
     """Whether a search led to a picture in a folder of results within the one searched."""
+    if len(below.parts) == 1:
+        return False
     searched = path.parents[len(below.parts) - 1].resolve()
     within = out_dir.resolve() != searched and out_dir.resolve().is_relative_to(searched)
     return within and path.parent.resolve().is_relative_to(out_dir.resolve())
