@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 import segmentation_models_pytorch as smp  # noqa: E402
+import torch  # noqa: E402
 from torch import nn  # noqa: E402
 
 import segmentation_model  # noqa: E402
@@ -37,7 +38,8 @@ def add_peers() -> None:
     def build_model(variant="faster_vit_0", head="pyramid", num_classes=2, window=None, **changes
                     ) -> nn.Module:  # fmt: skip
         if variant in PEERS:
-            return PEERS[variant](num_classes)
+            with torch.device("cpu"):  # also while a checkpoint is loaded: some read their tensors
+                return PEERS[variant](num_classes)
         return build_ours(variant, head, num_classes, window, **changes)
 
     segmentation_model.build_model = build_model
