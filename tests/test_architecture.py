@@ -15,13 +15,14 @@ ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = 9
 LEVELS = {
     "config": 0, "distributed": 0, "errors": 0,
-    "files": 1, "losses": 1, "metrics": 1,
+    "files": 1, "losses": 1, "metrics": 1, "optimisation": 1,
     "cli": 2, "engine": 2, "images": 2, "pretrained": 2,
-    "pairs": 3, "segmentation_model": 3, "utils": 3, "video": 3,
+    "pairs": 3, "segmentation_model": 3, "training_state": 3, "utils": 3, "video": 3,
     "checkpoint": 4, "masks": 4, "report": 4,
     "dataset_checks": 5, "onnx_model": 5,
     "datasets": 6, "predictor": 6,
     "evaluation": 7,
+    "run_folder": 8,
     "benchmark": SCRIPTS, "evaluate": SCRIPTS, "export": SCRIPTS, "inference_image": SCRIPTS,
     "inference_video": SCRIPTS, "sample_data": SCRIPTS, "train": SCRIPTS,
 }  # fmt: skip

@@ -18,7 +18,6 @@ import pytest
 import torch
 from run_tiny import add_tiny
 from tiny_data import write_data, write_pairs
-from torch import nn
 
 import evaluate
 import pretrained
@@ -26,7 +25,7 @@ import train
 from checkpoint import load_model, read_checkpoint
 from config import DEFAULT_OUT_DIR
 from errors import UserError
-from segmentation_model import build_model
+from run_folder import BEST, PRODUCTS
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE = ["--model", "tiny", "--head", "pyramid", "--weights", "none", "--imgsz", "64", "32",
@@ -82,7 +81,7 @@ def reference(data, tmp_path_factory):
 
 
 def test_a_run_leaves_what_the_article_promises(reference):
-    for name in train.PRODUCTS:
+    for name in PRODUCTS:
         assert (reference / name).stat().st_size > 0, name
     assert len(list((reference / "valid_preds").iterdir())) == 3
     assert not list(reference.glob(".tmp-*"))
@@ -190,7 +189,7 @@ def test_a_run_that_goes_on_elsewhere_takes_its_best_along(monkeypatch, data, re
         go(monkeypatch, data, tmp_path, "--resume", last, "--epochs", "4")
     # With no epoch left to do, the report is of the best model there was.
     go(monkeypatch, data, tmp_path, "--resume", last, "--epochs", "3", "--overwrite")
-    for name in train.BEST.values():
+    for name in BEST.values():
         assert (tmp_path / name).read_bytes() == (reference / name).read_bytes()
     assert not (tmp_path / "model.pth").exists()
 
@@ -279,38 +278,6 @@ def flags_of(*flags):
     return train.make_parser().parse_args(list(flags))
 
 
-@pytest.mark.parametrize("flags", [["--scheduler"], ["--scheduler", "multistep"]])
-def test_multistep_is_pytorchs(flags):
-    args = flags_of(*flags, "--scheduler-epochs", "3", "5")
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
-    theirs = torch.optim.lr_scheduler.MultiStepLR(optimizer, [3, 5], 0.1)
-    for epoch in range(8):
-        assert train.lr_factor(epoch, args) == pytest.approx(theirs.get_last_lr()[0])
-        optimizer.step()
-        theirs.step()
-
-
-def test_cosine_and_poly_are_pytorchs():
-    for name, theirs in (
-        ("cosine", lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 10)),
-        ("poly", lambda o: torch.optim.lr_scheduler.PolynomialLR(o, 10, 0.9)),
-    ):
-        args = flags_of("--scheduler", name, "--epochs", "10")
-        optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
-        scheduler = theirs(optimizer)
-        for epoch in range(10):
-            assert train.lr_factor(epoch, args) == pytest.approx(scheduler.get_last_lr()[0])
-            optimizer.step()
-            scheduler.step()
-
-
-def test_warmup_rises_to_the_full_rate():
-    args = flags_of("--warmup", "2", "--epochs", "10")
-    factors = [train.lr_factor(done, args) for done in (0, 0.5, 1, 2, 5)]
-    assert 0 < factors[0] < 0.01
-    assert factors[1:] == pytest.approx([0.25, 0.5, 1, 1], abs=0.01)
-
-
 def test_the_articles_flags_are_the_articles_run():
     args = flags_of(
         *[
@@ -352,21 +319,6 @@ def test_a_recipe_sets_defaults_and_typed_flags_win(monkeypatch, data, tmp_path,
     resumed, _ = train.parse_args(["--out-dir", str(tmp_path), "--resume"])
     assert {name: getattr(resumed, name) for name in expected} == expected
     assert flags_of().epochs == 50
-
-
-def test_decay_spares_norms_biases_position_mlps_and_layer_scale():
-    args = flags_of(
-        "--weight-decay", "0.1", "--head-lr-mult", "2", "--optimizer", "adamw", "--lr", "1"
-    )
-    model = build_model("tiny", "pyramid", layer_scale=1e-5)
-    groups = train.make_optimizer(model, args).param_groups
-    where = {id(p): group for group in groups for p in group["params"]}
-    assert len(where) == len(list(model.parameters()))
-    for name, parameter in model.named_parameters():
-        group = where[id(parameter)]
-        spared = parameter.ndim == 1 or "cpb_mlp" in name
-        assert (group["weight_decay"] == 0) == spared, name
-        assert group["lr"] == (2 if name.startswith("pyramid_head") else 1), name
 
 
 @pytest.mark.parametrize(
