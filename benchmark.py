@@ -36,7 +36,8 @@ from config import DEFAULT_OUT_DIR, ModelConfig
 from engine import Precision
 from errors import UserError
 from files import write_text
-from segmentation_model import HEADS, VARIANTS, FasterViT, at_least_3x3, build_model, resize
+from heads import HEADS, at_least_3x3, resize
+from segmentation_model import VARIANTS, FasterViT, build_model
 from utils import choose_device
 
 # The second pass in evaluation is the first that finds its position tables ready.

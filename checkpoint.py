@@ -17,9 +17,9 @@ import pretrained
 from config import DEFAULT_WEIGHTS_DIR, ClassTable, ModelConfig
 from errors import UserError
 from files import replacing
+from heads import HEADS
 from images import printable
 from segmentation_model import (
-    HEADS,
     VARIANTS,
     FasterViT,
     build_model,

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 RGB = tuple[int, int, int]
+Size = tuple[int, int]  # (height, width); only --imgsz and OpenCV have the width first
 
 # The default table, used where a data set brings no labelmap.txt.
 ALL_CLASSES = ["background", "disease"]

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from config import IGNORE_INDEX, ClassTable
+from config import IGNORE_INDEX, ClassTable, Size
 from errors import UserError
 from files import write_text
-from images import Size, map_files, printable, read_header, read_image, read_mask_raw
+from images import map_files, printable, read_header, read_image, read_mask_raw
 from masks import Census, MaskReader, table_lines
 from pairs import SPLITS, Matching, Pair, explain_ambiguous, is_cvat, match_split
 

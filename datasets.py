@@ -26,10 +26,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 import cli
-from config import IGNORE_INDEX
+from config import IGNORE_INDEX, Size
 from dataset_checks import check_pairs, report
 from errors import UserError
-from images import Size, image_size, map_files, read_image, resize_image
+from images import image_size, map_files, read_image, resize_image
 from masks import MaskReader, read_class_table
 from pairs import Pair, data_fingerprint, find_pairs
 

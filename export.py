@@ -28,15 +28,14 @@ from tqdm import tqdm
 
 import cli
 import onnx_model
+from backbone import PositionTable
 from checkpoint import FORMAT, Loaded, load_model
-from config import DEFAULT_OUT_DIR
+from config import DEFAULT_OUT_DIR, Size
 from errors import UserError
 from files import lock_folder, replacing
 from images import list_images, read_image
 from predictor import Predictor
-from segmentation_model import FasterViT, PositionTable, fold_batchnorm
-
-Size = tuple[int, int]
+from segmentation_model import FasterViT, fold_batchnorm
 
 # Share of pixels that may get another class than PyTorch gives them.
 MAX_DIFFERENT = 0.001

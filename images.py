@@ -25,10 +25,9 @@ from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 from PIL.ExifTags import Base
 from tqdm import tqdm
 
+from config import Size
 from errors import UserError
 from files import replacing
-
-Size = tuple[int, int]
 
 # Pixels of the largest picture that is decoded: 12,000 x 9,000 is 108 million. A header may claim
 # any number in a few bytes, so it is checked before anything is allocated.

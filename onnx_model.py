@@ -12,10 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from checkpoint import FORMAT, described
-from config import ClassTable, ModelConfig
+from config import ClassTable, ModelConfig, Size
 from errors import UserError
-
-Size = tuple[int, int]
 
 # The description is a few hundred bytes a class; what is longer was not written by export.py.
 MAX_DESCRIPTION = 1 << 20

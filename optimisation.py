@@ -5,6 +5,8 @@ import math
 import torch
 from torch import nn
 
+from heads import HEAD_PREFIXES
+
 OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULERS = ("multistep", "cosine", "poly")
 
@@ -43,7 +45,7 @@ def make_optimizer(model: nn.Module, name: str, lr: float, weight_decay: float =
 
 def is_head(name: str) -> bool:
     """Whether a parameter belongs to the segmentation head rather than to the backbone."""
-    return name.startswith(("upsample_and_classify.", "conv2d_block", "pyramid_head."))
+    return name.startswith(HEAD_PREFIXES)
 
 
 def lr_factor(done: float, epochs: int, scheduler: str | None = None, warmup: float = 0.0,

@@ -15,13 +15,11 @@ from torch import Tensor
 
 import onnx_model
 from checkpoint import load_model
-from config import ClassTable, ModelConfig
+from config import ClassTable, ModelConfig, Size
 from errors import UserError
 from images import resize_image
 from segmentation_model import FasterViT, fold_batchnorm
 from utils import choose_device
-
-Size = tuple[int, int]
 
 # Rows of a picture whose scores are held at once: K x BAND x W floats, whatever the height.
 BAND = 512

@@ -44,6 +44,7 @@ from datasets import (
 from errors import UserError
 from evaluation import evaluate_pairs, samples, summarise, table
 from files import lock_folder
+from heads import HEADS
 from losses import LOSSES, Loss, make_criterion
 from optimisation import OPTIMIZERS, SCHEDULERS, lr_factor, make_optimizer
 from predictor import Predictor
@@ -56,7 +57,7 @@ from run_folder import (
     save_epoch,
     save_valid_picture,
 )
-from segmentation_model import HEADS, VARIANTS, build_model, window_without_padding
+from segmentation_model import VARIANTS, build_model, window_without_padding
 from training_state import TrainingState, best_epoch, check_same_run
 from utils import choose_device, seed_everything
 

@@ -17,6 +17,7 @@ from torch import nn
 import pretrained
 import segmentation_model
 from errors import UserError
+from heads import HEAD_PREFIXES
 from segmentation_model import FasterViT, build_model, load_backbone
 
 LINE = re.compile(
@@ -106,7 +107,7 @@ def test_the_articles_function_loads_and_says_so(tmp_path, capsys):
     shapes = {
         name: torch.zeros(tensor.shape, dtype=tensor.dtype)
         for name, tensor in reference.state_dict().items()
-        if not name.startswith(segmentation_model.HEAD_PREFIXES)
+        if not name.startswith(HEAD_PREFIXES)
     }
     shapes["levels.3.blocks.0.norm1.weight"] += 7
     path = tmp_path / "faster_vit_0.pth.tar"

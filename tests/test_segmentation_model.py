@@ -37,15 +37,14 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import engine
 import segmentation_model
+from backbone import PositionTable
 from errors import UserError
+from heads import conv3x3_of_upsampled, run_article_head
 from losses import cross_entropy
 from segmentation_model import (
     VARIANTS,
     FasterViT,
-    PositionTable,
     build_model,
-    conv3x3_of_upsampled,
-    run_article_head,
     window_without_padding,
 )
 
