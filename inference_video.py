@@ -29,26 +29,23 @@ from config import ClassTable
 from errors import UserError
 from files import lock_folder, replacing
 from images import printable
+from pipeline import ahead, stopped_by_interrupt
 from predictor import Predictor
+from tinting import Tinter, Turn
 from video import (
     QUALITY_OPTION,
     Frame,
     Sound,
-    Tinter,
-    Turn,
     VideoReader,
     VideoWriter,
-    ahead,
-    is_cut,
     is_live,
     output_stem,
     shown_name,
-    stopped_by_interrupt,
-    thumbnail,
 )
 
 QUEUE = 2  # batches or frames that wait between two stages
 INTERRUPTED = 130
+CUT = 24 / 255
 
 
 @dataclass
@@ -89,6 +86,23 @@ class Smoother:
             now = torch.lerp(now, self._past, self._amount)
         self._past, self._seen = now, item.thumbnail
         return now
+
+
+def is_cut(before: np.ndarray, after: np.ndarray) -> bool:
+    """Whether a new scene begins: the mean difference of two grey thumbnails exceeds 24 of 255.
+
+    Noise averages out in a thumbnail and a pan changes little of it from frame to frame; taking a
+    fast pan for a cut costs one unsmoothed frame.
+    """
+    return float(cv2.absdiff(before, after).mean()) / 255 > CUT
+
+
+def thumbnail(image: np.ndarray) -> np.ndarray:
+    """A grey picture of 32 x 32 for `is_cut`, from HWC uint8 RGB, by area averages."""
+    height, width = image.shape[:2]
+    # Every n-th pixel first: the average of 32 x 32 cells needs no more than some of each.
+    sparse = np.ascontiguousarray(image[:: max(1, height // 256), :: max(1, width // 256)])
+    return cv2.resize(cv2.cvtColor(sparse, cv2.COLOR_RGB2GRAY), (32, 32), None, 0, 0, 3)
 
 
 class Window:

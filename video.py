@@ -1,35 +1,27 @@
-"""Video in, video out, and threads between: decode, tint and encode with PyAV.
+"""Video in, video out: decode and encode with PyAV, frames at their times, sound beside them.
 
 The picture stays in the camera's own YUV from file to file: it is converted to RGB once, for the
 model, and never back, so what the mask leaves alone is only re-encoded.
 """
 
-import contextlib
 import math
 import os
-import queue
 import re
-import signal
 import sys
-import threading
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TypeVar
 from urllib.parse import urlsplit
 
 import av
-import cv2
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from config import ClassTable
 from errors import UserError
 from images import printable
-
-T = TypeVar("T")
+from tinting import Turn, colours_of
 
 # What each encoder calls its constant quality.
 QUALITY_OPTION = {
@@ -51,14 +43,6 @@ DECLARES_LENGTH = {"mov", "mp4", "matroska", "webm", "avi", "flv", "asf"}
 MAX_PIXELS = 1 << 27  # of a frame: 16K fits, a forged header does not
 MAX_TIME_BASE = 1_000_000  # ticks a second: mp4's 32-bit tables then hold pauses of an hour
 MAX_GAP = 3600  # seconds between two frames; a longer gap is a damaged time stamp
-OPACITY = 0.5
-CUT = 24 / 255
-
-# FFmpeg's numbers for matrices (AVColorSpace) and ranges (AVColorRange).
-BT709, UNSPECIFIED, LIMITED, FULL = 1, 2, 1, 2
-# Weights of red and blue in luma; BT.601 where a video does not say, as swscale assumes.
-LUMA_WEIGHTS = {BT709: (0.2126, 0.0722), 9: (0.2627, 0.0593), 10: (0.2627, 0.0593)}
-BT601_WEIGHTS = (0.299, 0.114)
 
 
 @dataclass
@@ -506,132 +490,6 @@ class Track:
     broken: bool = False
 
 
-class Turn:
-    """Turn arrays between a video's stored orientation and the upright one of its players.
-
-    Args:
-        matrix: nine integers of a display matrix (FFmpeg's libavutil/display.h); only the quarter
-            turns and mirrors that cameras write are followed.
-    """
-
-    def __init__(self, matrix: np.ndarray | None):
-        a, b, c, d = (1, 0, 0, 1) if matrix is None else np.sign(matrix[[0, 1, 3, 4]]).tolist()
-        # A stored point (x, y) is shown at (a x + c y, b x + d y).
-        self._swap = a == 0 and d == 0 and b != 0 and c != 0
-        self._flip_x, self._flip_y = ((c < 0), (b < 0)) if self._swap else ((a < 0), (d < 0))
-
-    def upright_size(self, height: int, width: int) -> tuple[int, int]:
-        """(height, width) of the upright picture."""
-        return (width, height) if self._swap else (height, width)
-
-    def upright(self, array: np.ndarray) -> np.ndarray:
-        """(H, W, ...) as stored to the upright (H', W', ...), contiguous."""
-        if self._swap:
-            array = cv2.transpose(array)
-        return self._flip(array)
-
-    def stored(self, array: np.ndarray) -> np.ndarray:
-        """The way back."""
-        array = self._flip(array)
-        return cv2.transpose(array) if self._swap else array
-
-    def _flip(self, array: np.ndarray) -> np.ndarray:
-        if not (self._flip_x or self._flip_y):
-            return array
-        return cv2.flip(array, {(1, 0): 1, (0, 1): 0, (1, 1): -1}[self._flip_x, self._flip_y])
-
-
-class Tinter:
-    """Draw masks onto frames where they are stored, in YUV, as `utils.overlay` does in RGB.
-
-    YUV is linear in RGB, so that blending in either gives one picture, but here neither the way
-    back from RGB is paid nor the photograph's colours resampled: 3 ms of a 1080p frame, not 35.
-
-    Args:
-        classes: their `vis_colors` are drawn; black leaves the picture as it is.
-        turn: between the mask's upright orientation and the stored one.
-    """
-
-    def __init__(self, classes: ClassTable, turn: Turn):
-        self._turn = turn
-        self._to_yuv420p = VideoReformatter()
-        self._rgb = np.zeros((256, 3))
-        self._rgb[: len(classes)] = classes.vis_colors
-        self._visible = self._rgb.any(axis=1).astype(np.uint8)
-        self._tables: dict[tuple[int, int], np.ndarray] = {}
-
-    def draw(self, picture: av.VideoFrame, mask: np.ndarray) -> av.VideoFrame:
-        """A tinted copy in yuv420p whose odd sides are lengthened to even ones.
-
-        Args:
-            picture: any format.
-            mask: (H, W) uint8 class indices, upright.
-        """
-        mask = self._turn.stored(mask)
-        table = self._table(*colours_of(picture))
-        source = self._as_yuv420p(picture)
-        height, width = source.height, source.width
-        result = av.VideoFrame(width + width % 2, height + height % 2, "yuv420p")
-        small = np.ascontiguousarray(mask[::2, ::2])
-        parts = zip(_planes(source), _planes(result), (mask, small, small), table, strict=True)
-        for plane, target, labels, colour in parts:
-            h, w = plane.shape
-            target[:h, :w] = plane
-            self._tint(target[:h, :w], labels, colour)
-            target[h:], target[:, w:] = target[h - 1 : h], target[:, w - 1 : w]
-        result.color_range, result.colorspace = colours_of(picture)
-        return result
-
-    def _tint(self, plane: np.ndarray, labels: np.ndarray, table: np.ndarray) -> None:
-        """Blend one plane (h, w) in place: half the class's colour inside, all of it around."""
-        x, y, w, h = cv2.boundingRect(cv2.LUT(labels, self._visible))
-        if w == 0:
-            return
-        box = slice(y, y + h), slice(x, x + w)
-        labels, part = labels[box], plane[box]
-        colour = cv2.LUT(labels, table)
-        seen = cv2.LUT(labels, self._visible)
-        blended = cv2.addWeighted(part, 1 - OPACITY, colour, OPACITY, 0)
-        edges = cv2.morphologyEx(labels, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))
-        outline = cv2.min(edges, seen)
-        part[:] = cv2.copyTo(colour, outline, cv2.copyTo(blended, seen, part.copy()))
-
-    def _as_yuv420p(self, picture: av.VideoFrame) -> av.VideoFrame:
-        if picture.format.name in ("yuv420p", "yuvj420p"):  # the same bytes
-            return picture
-        full_range, matrix = colours_of(picture)
-        return self._to_yuv420p.reformat(
-            picture,
-            format="yuv420p",
-            dst_color_range=full_range or LIMITED,
-            dst_colorspace=matrix,
-            threads=1,
-        )
-
-    def _table(self, full_range: int, matrix: int) -> np.ndarray:
-        """Each class's colour as Y, U and V: (3, 256) uint8 (ITU-R BT.601, 709 and 2020)."""
-        if (full_range, matrix) not in self._tables:
-            red, blue = LUMA_WEIGHTS.get(matrix, BT601_WEIGHTS)
-            luma = self._rgb @ (red, 1 - red - blue, blue)
-            u = (self._rgb[:, 2] - luma) / (2 - 2 * blue)
-            v = (self._rgb[:, 0] - luma) / (2 - 2 * red)
-            if full_range == FULL:
-                yuv = [luma, 128 + u, 128 + v]
-            else:
-                yuv = [16 + luma * 219 / 255, 128 + u * 224 / 255, 128 + v * 224 / 255]
-            table = np.clip(np.rint(yuv), 0, 255).astype(np.uint8)
-            self._tables[full_range, matrix] = table
-        return self._tables[full_range, matrix]
-
-
-def colours_of(picture: av.VideoFrame) -> tuple[int, int]:
-    """The range and matrix (AVColorRange, AVColorSpace) that a frame has once it is yuv420p."""
-    name = picture.format.name
-    if picture.format.is_rgb or picture.format.has_palette or name.startswith("gray"):
-        return LIMITED, BT709
-    return (FULL if name.startswith("yuvj") else int(picture.color_range)), int(picture.colorspace)
-
-
 def common_time_base(rate: Fraction, tick: Fraction) -> Fraction:
     """The coarsest tick that holds both exact frame times and the source's own time stamps."""
     tick = Fraction(tick)
@@ -639,93 +497,6 @@ def common_time_base(rate: Fraction, tick: Fraction) -> Fraction:
         if ticks <= MAX_TIME_BASE:
             return Fraction(1, ticks)
     return Fraction(1, 90_000)
-
-
-def is_cut(before: np.ndarray, after: np.ndarray) -> bool:
-    """Whether a new scene begins: the mean difference of two grey thumbnails exceeds 24 of 255.
-
-    Noise averages out in a thumbnail and a pan changes little of it from frame to frame; taking a
-    fast pan for a cut costs one unsmoothed frame.
-    """
-    return float(cv2.absdiff(before, after).mean()) / 255 > CUT
-
-
-def thumbnail(image: np.ndarray) -> np.ndarray:
-    """A grey picture of 32 x 32 for `is_cut`, from HWC uint8 RGB, by area averages."""
-    height, width = image.shape[:2]
-    # Every n-th pixel first: the average of 32 x 32 cells needs no more than some of each.
-    sparse = np.ascontiguousarray(image[:: max(1, height // 256), :: max(1, width // 256)])
-    return cv2.resize(cv2.cvtColor(sparse, cv2.COLOR_RGB2GRAY), (32, 32), None, 0, 0, 3)
-
-
-def ahead(items: Iterable[T], depth: int, stop: threading.Event) -> Iterator[T]:
-    """Run an iterator in a thread of its own, at most `depth` items ahead of the reader.
-
-    Stages are chained by handing one `ahead` the generator that reads another. An exception of a
-    stage reaches the reader as if it ran in place. When `stop` is set both sides end at once, and
-    closing the iterator waits for its thread.
-    """
-    line: queue.Queue = queue.Queue(depth)
-    end = object()
-
-    def put(item) -> bool:
-        while not stop.is_set():
-            try:
-                line.put(item, timeout=0.1)
-                return True
-            except queue.Full:
-                pass
-        return False
-
-    def work() -> None:
-        error = None
-        try:
-            for item in items:
-                if not put((item, None)):
-                    break
-        except BaseException as caught:
-            error = caught
-        put((end, error))
-
-    thread = threading.Thread(target=work, name="ahead", daemon=True)
-    thread.start()
-    try:
-        while not stop.is_set():
-            try:
-                item, error = line.get(timeout=0.1)
-            except queue.Empty:
-                continue
-            if error is not None:
-                raise error
-            if item is end:
-                return
-            yield item
-    finally:
-        thread.join()
-
-
-@contextlib.contextmanager
-def stopped_by_interrupt() -> Iterator[threading.Event]:
-    """Yield an event that the first Ctrl-C sets, so that files are closed in order.
-
-    A second Ctrl-C interrupts as usual. Other threads than the main one receive no Ctrl-C.
-    """
-    stop = threading.Event()
-
-    def on_interrupt(*_) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    before = {kind: signal.signal(kind, on_interrupt) for kind in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for kind, handler in before.items():
-            signal.signal(kind, handler)
 
 
 def is_live(source: str) -> bool:
@@ -811,11 +582,3 @@ def _audible(stream: av.AudioStream) -> bool:
 
 def _reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
-
-
-def _planes(picture: av.VideoFrame) -> list[np.ndarray]:
-    """The planes of a yuv420p frame as (h, w) uint8 views of its memory."""
-    return [
-        np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width]
-        for plane in picture.planes
-    ]

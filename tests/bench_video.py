@@ -30,7 +30,8 @@ from config import ClassTable, ModelConfig
 from inference_video import draw, run_pipeline, score
 from predictor import Predictor
 from segmentation_model import build_model, fold_batchnorm
-from video import Turn, VideoReader, VideoWriter
+from tinting import Turn
+from video import VideoReader, VideoWriter
 
 SIZE, INPUT = (1080, 1920), (144, 256)  # of the video and of the network, height first
 

@@ -22,6 +22,8 @@ import torch
 
 import cli
 import inference_video
+import pipeline
+import tinting
 import video
 from config import ClassTable, ModelConfig
 from errors import UserError
@@ -213,7 +215,7 @@ def test_turn_follows_ffmpegs_display_matrix_and_back(tmp_path, degrees, mirrore
         container.mux(stream.encode(frame))
         container.mux(stream.encode())
     with video.VideoReader(str(path)) as reader:
-        turn = video.Turn(reader.matrix)
+        turn = tinting.Turn(reader.matrix)
     image = np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8)
     # FFmpeg documents: a counter-clockwise rotation, and hflip mirrors what is shown.
     shown = np.rot90(image, degrees // 90)
@@ -308,8 +310,8 @@ def test_a_tint_in_yuv_looks_like_the_overlay_of_pictures(pix_fmt, tags):
     )
     for name, value in tags.items():
         setattr(converted, name, value)
-    tinted = video.Tinter(ClassTable.default(), video.Turn(None)).draw(converted, mask)
-    full_range, matrix = video.colours_of(converted)
+    tinted = tinting.Tinter(ClassTable.default(), tinting.Turn(None)).draw(converted, mask)
+    full_range, matrix = tinting.colours_of(converted)
     seen = tinted.reformat(
         format="rgb24",
         src_colorspace=matrix,
@@ -538,12 +540,12 @@ def test_stages_overlap_and_never_run_far_ahead():
     start = time.perf_counter()
     chain = make()
     for _ in range(3):
-        chain = video.ahead(slow(chain), 2, stop)
+        chain = pipeline.ahead(slow(chain), 2, stop)
     assert list(chain) == list(range(30))
     assert time.perf_counter() - start < 0.7  # one after the other: 0.9
     made.clear()
     # Two wait in the queue, one is being put there and one is in the reader's hands.
-    leads = [len(made) - item for item in slow(video.ahead(make(), 2, stop))]
+    leads = [len(made) - item for item in slow(pipeline.ahead(make(), 2, stop))]
     assert 2 <= max(leads) <= 4
 
 

@@ -1,0 +1,80 @@
+"""Stages that work at the same time, in threads, and stop in order when they are asked to."""
+
+import contextlib
+import queue
+import signal
+import threading
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def ahead(items: Iterable[T], depth: int, stop: threading.Event) -> Iterator[T]:
+    """Run an iterator in a thread of its own, at most `depth` items ahead of the reader.
+
+    Stages are chained by handing one `ahead` the generator that reads another. An exception of a
+    stage reaches the reader as if it ran in place. When `stop` is set both sides end at once, and
+    closing the iterator waits for its thread.
+    """
+    line: queue.Queue = queue.Queue(depth)
+    end = object()
+
+    def put(item) -> bool:
+        while not stop.is_set():
+            try:
+                line.put(item, timeout=0.1)
+                return True
+            except queue.Full:
+                pass
+        return False
+
+    def work() -> None:
+        error = None
+        try:
+            for item in items:
+                if not put((item, None)):
+                    break
+        except BaseException as caught:
+            error = caught
+        put((end, error))
+
+    thread = threading.Thread(target=work, name="ahead", daemon=True)
+    thread.start()
+    try:
+        while not stop.is_set():
+            try:
+                item, error = line.get(timeout=0.1)
+            except queue.Empty:
+                continue
+            if error is not None:
+                raise error
+            if item is end:
+                return
+            yield item
+    finally:
+        thread.join()
+
+
+@contextlib.contextmanager
+def stopped_by_interrupt() -> Iterator[threading.Event]:
+    """Yield an event that the first Ctrl-C sets, so that files are closed in order.
+
+    A second Ctrl-C interrupts as usual. Other threads than the main one receive no Ctrl-C.
+    """
+    stop = threading.Event()
+
+    def on_interrupt(*_) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {kind: signal.signal(kind, on_interrupt) for kind in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
