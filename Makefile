@@ -8,7 +8,7 @@ help:
 	@echo "make demo   set up, draw sample leaves, train, evaluate, segment pictures and a video"
 	@echo "make test   set up, lint, run all tests"
 	@echo "make soak   the long tests, by hand"
-	@echo "make results DATA=ROOT   train the scratch recipe with three seeds and measure it"
+	@echo "make results DATA=ROOT   train the scratch recipe with three seeds and measure it; goes on if stopped"
 
 .venv/.installed: requirements.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
@@ -60,10 +60,11 @@ RESULTS := outputs/results
 results: .venv/.installed
 	@test -d "$(DATA)" || { echo "Name the data folder: make results DATA=input/coffee_leaf"; exit 2; }
 	for seed in 1 2 3; do \
-	  $(VENV)/python train.py --recipe scratch --data "$(DATA)" --seed $$seed \
-	    --out-dir $(RESULTS)/$$seed --overwrite || exit; \
-	  $(VENV)/python evaluate.py --model $(RESULTS)/$$seed/model.pth --data "$(DATA)" \
-	    --out-dir $(RESULTS)/$$seed/evaluation || exit; \
+	  run=$(RESULTS)/$$seed; go_on=; if [ -f $$run/last.pth ]; then go_on=--resume; fi; \
+	  $(VENV)/python train.py --recipe scratch --data "$(DATA)" --seed $$seed --out-dir $$run \
+	    $$go_on || exit; \
+	  $(VENV)/python evaluate.py --model $$run/model.pth --data "$(DATA)" \
+	    --out-dir $$run/evaluation || exit; \
 	done
 	@$(VENV)/python -c 'import json, pathlib, statistics as s; \
 	m = [json.loads(f.read_text()) for f in pathlib.Path("$(RESULTS)").glob("*/evaluation/metrics.json")]; \
