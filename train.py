@@ -66,7 +66,7 @@ RECIPES = {
     "scratch": {
         "head": "pyramid", "weights": "none", "imgsz": None, "epochs": 10, "batch": 4,
         "optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.01, "scheduler": "cosine",
-        "warmup": 1.0, "drop_path": 0.0, "loss": "ce+dice", "cache": "ram",
+        "warmup": 1.0, "drop_path": 0.0, "loss": "ce+dice", "clip_grad": 1.0, "cache": "ram",
     },
 }  # fmt: skip
 # Pixels of the network's input where the recipe leaves its size to the photographs' proportions.
@@ -221,9 +221,10 @@ def make_parser() -> cli.Parser:
     )
     step.add_argument(
         "--clip-grad",
-        type=cli.positive_float,
+        type=cli.number(float, 0),
+        default=0.0,
         metavar="NORM",
-        help="largest norm of all gradients together",
+        help="largest norm of all gradients together; 0 leaves them as they are",
     )
     step.add_argument(
         "--ema",
@@ -575,8 +576,8 @@ def run_epoch(args: argparse.Namespace, data: Data, state: TrainingState, wrappe
 
     trained = engine.train(
         wrapped, data.train_loader, criterion, state.optimizer, state.precision,
-        len(data.classes), set_lr=set_lr, accumulate=args.accumulate, clip_grad=args.clip_grad,
-        ema=state.ema, watch=watch,
+        len(data.classes), set_lr=set_lr, accumulate=args.accumulate,
+        clip_grad=args.clip_grad or None, ema=state.ema, watch=watch,
     )  # fmt: skip
     distributed.broadcast_buffers(state.judged)
     valid = engine.validate(

@@ -148,7 +148,7 @@ OUT_OF_RANGE = {
     "--scheduler-epochs": ["0", "-1", "2.5"],
     "--lr": ["0", "-1"],
     "--head-lr-mult": ["0", "-1"],
-    "--clip-grad": ["0", "-1"],
+    "--clip-grad": ["-1", "nan"],
     "--mm-per-pixel": ["0", "-1", "1e7"],
     "--video-seconds": ["0", "-1"],
     "--weight-decay": ["-0.1"],
