@@ -8,7 +8,8 @@ help:
 	@echo "make demo   set up, draw sample leaves, train, evaluate, segment pictures and a video"
 	@echo "make test   set up, lint, run all tests"
 	@echo "make soak   the long tests, by hand"
-	@echo "make results DATA=ROOT   train the scratch recipe with three seeds and measure it; goes on if stopped"
+	@echo "make results DATA=ROOT   train the scratch recipe with three seeds and measure it;"
+	@echo "                         goes on where it was stopped, RESULTS=FOLDER begins anew"
 
 .venv/.installed: requirements.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
@@ -55,7 +56,8 @@ soak: .venv/.installed-dev
 	$(VENV)/python tests/soak/large_picture.py
 	$(VENV)/python tests/soak/video.py --count 10
 
-# The main row of docs/results.md, from the folder of a data set.
+# The main row of docs/results.md, from the folder of a data set. Seeds that are trained already are
+# only measured again: after a change of data, recipe or code, name another folder with RESULTS=.
 RESULTS := outputs/results
 results: .venv/.installed
 	@test -d "$(DATA)" || { echo "Name the data folder: make results DATA=input/coffee_leaf"; exit 2; }

@@ -114,7 +114,7 @@ class RelativePosition(PositionTable):
         return 16 * torch.sigmoid(biases[pairs]).permute(2, 0, 1)
 
 
-# --- Backbone -------------------------------------------------------------------------------------
+# --- Levels and their blocks ----------------------------------------------------------------------
 
 
 class PatchEmbed(nn.Module):

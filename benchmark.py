@@ -32,7 +32,7 @@ from tqdm import tqdm
 import cli
 import onnx_model
 from checkpoint import load_model
-from config import DEFAULT_OUT_DIR, ModelConfig
+from config import DEFAULT_OUT_DIR, ModelConfig, Size
 from engine import Precision
 from errors import UserError
 from files import write_text
@@ -63,7 +63,7 @@ class Case:
     variant: str
     head: str
     num_classes: int
-    size: tuple[int, int]
+    size: Size
     batch: int
     mode: str
     device: str

@@ -99,7 +99,7 @@ class ModelConfig:
     variant: str = "faster_vit_0"
     head: str = "article"
     num_classes: int = 2
-    input_size: tuple[int, int] = (512, 512)
+    input_size: Size = (512, 512)
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     window: int | None = None

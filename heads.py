@@ -18,6 +18,12 @@ HEADS = ("article", "pyramid")
 # Names that only the segmentation heads have: no ImageNet file holds them.
 HEAD_PREFIXES = ("upsample_and_classify.", "conv2d_block", "pyramid_head.")
 
+
+def is_head(name: str) -> bool:
+    """Whether a parameter belongs to the segmentation head rather than to the backbone."""
+    return name.startswith(HEAD_PREFIXES)
+
+
 # --- The article's head ---------------------------------------------------------------------------
 
 

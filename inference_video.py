@@ -45,7 +45,7 @@ from video import (
 
 QUEUE = 2  # batches or frames that wait between two stages
 INTERRUPTED = 130
-CUT = 24 / 255
+CUT = 24 / 255  # mean difference of two thumbnails, of the full range; see is_cut
 
 
 @dataclass

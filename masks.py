@@ -14,11 +14,10 @@ import cv2
 import numpy as np
 
 import config
-from config import IGNORE_INDEX, RGB, ClassTable
+from config import IGNORE_INDEX, RGB, ClassTable, Size
 from errors import UserError
 from images import (
     RawMask,
-    Size,
     map_files,
     printable,
     read_header,

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import nn
 
-from heads import HEAD_PREFIXES
+from heads import is_head
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULERS = ("multistep", "cosine", "poly")
@@ -41,11 +41,6 @@ def make_optimizer(model: nn.Module, name: str, lr: float, weight_decay: float =
         return torch.optim.SGD(groups, momentum=0.9, nesterov=True, fused=True)
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name]
     return kind(groups, fused=True)
-
-
-def is_head(name: str) -> bool:
-    """Whether a parameter belongs to the segmentation head rather than to the backbone."""
-    return name.startswith(HEAD_PREFIXES)
 
 
 def lr_factor(done: float, epochs: int, scheduler: str | None = None, warmup: float = 0.0,

@@ -1,6 +1,6 @@
-"""What a training leaves in its folder, and who may write there.
+"""The folder of a training: who may write there, and what an epoch leaves.
 
-All but `last.pth`, which train.py writes after everything else of an epoch.
+`last.pth` is not among it: train.py writes it after everything else of an epoch.
 """
 
 import csv
@@ -26,7 +26,8 @@ from training_state import best_epoch
 from utils import fit_within, overlay, plot_curves, side_by_side
 
 BEST = {"miou": "best_model_iou.pth", "loss": "best_model_loss.pth"}
-# What a run leaves in its folder, and all that --overwrite removes.
+# What a run leaves in its folder beside the epochs' pictures and TensorBoard's files; --overwrite
+# removes all of it.
 PRODUCTS = (*BEST.values(), "model.pth", "last.pth", "history.csv",
             "log.jsonl", "loss.png", "accuracy.png", "miou.png", "report.html")  # fmt: skip
 

@@ -30,6 +30,7 @@ from heads import (
     PyramidHead,
     article_head,
     at_least_3x3,
+    is_head,
     resize,
     run_article_head,
 )
@@ -228,7 +229,7 @@ def load_backbone(model: FasterViT, path: Path) -> str:
     content = weights.read_checkpoint_file(path)
     state = weights.state_dict_of(content, path)
     _check_window(model, content, path)
-    head = tuple(name for name in state if name.startswith(HEAD_PREFIXES))
+    head = tuple(name for name in state if is_head(name))
     # A pyramid checkpoint has no classifier of ImageNet; every other file must have it.
     optional = HEAD_PREFIXES + (("norm.", "head.") if head and "head.weight" not in state else ())
     weights.load_exactly(model, state, path, optional)

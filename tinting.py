@@ -1,11 +1,11 @@
-"""Masks drawn onto a video's frames where they are stored: turned as they are, and in YUV."""
+"""A video's frames as they are stored: their orientation, and masks drawn onto them in YUV."""
 
 import av
 import cv2
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from config import ClassTable
+from config import ClassTable, Size
 
 OPACITY = 0.5
 # FFmpeg's numbers for matrices (AVColorSpace) and ranges (AVColorRange).
@@ -29,7 +29,7 @@ class Turn:
         self._swap = a == 0 and d == 0 and b != 0 and c != 0
         self._flip_x, self._flip_y = ((c < 0), (b < 0)) if self._swap else ((a < 0), (d < 0))
 
-    def upright_size(self, height: int, width: int) -> tuple[int, int]:
+    def upright_size(self, height: int, width: int) -> Size:
         """(height, width) of the upright picture."""
         return (width, height) if self._swap else (height, width)
 

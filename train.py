@@ -30,7 +30,7 @@ import cli
 import distributed
 import engine
 from checkpoint import load_weights, read_checkpoint, save_checkpoint, versions
-from config import DEFAULT_DATA, DEFAULT_OUT_DIR, ClassTable, ModelConfig
+from config import DEFAULT_DATA, DEFAULT_OUT_DIR, ClassTable, ModelConfig, Size
 from datasets import (
     MaskReader,
     Pair,
@@ -292,7 +292,8 @@ def parse_args(argv: list[str]) -> tuple[argparse.Namespace, dict | None]:
             f"{path} holds weights only; resume from a last.pth, or pass --weights {path}."
         )
     # As if typed again, in front of what was typed now: a stranger's numbers pass the same checks.
-    args = parser.parse_args([*as_flags(content.get("train_args")), *argv])
+    # Without the recipe's defaults: what it sets today, a run of yesterday may not have had.
+    args = make_parser().parse_args([*as_flags(content.get("train_args")), *argv])
     return args, content
 
 
@@ -438,19 +439,17 @@ def run(args: argparse.Namespace, saved: dict | None, device: torch.device) -> N
     wrapped = distributed.wrap(state.model, device)
     if args.compile:
         wrapped = torch.compile(wrapped)
-    board = open_folder(args, resumed=saved is not None)
+    board = open_folder(args)
     watch = engine.NonFiniteWatch(args.max_non_finite)
     for epoch in range(len(state.history) + 1, args.epochs + 1):
         if out_of_patience(args, state.history):
             break
         say(f"EPOCH: {epoch}")
         trained, valid = run_epoch(args, data, state, wrapped, criterion, watch)
-        plain = state.to_plain()
-        if distributed.is_main():
-            write_epoch(args, data, state, valid, plain, board)
-            say_epoch(trained, valid, state.history[-1]["lr"] if args.scheduler else None)
+        write_epoch(args, data, state, valid, board)
+        say_epoch(trained, valid, state.history[-1]["lr"] if args.scheduler else None)
     say("TRAINING COMPLETE")
-    report(args, data, state, device)
+    report(args, data, state)
     say(f"Results are in {args.out_dir}/, see report.html; the best model is best_model_iou.pth")
 
 
@@ -487,7 +486,7 @@ def prepare_data(args: argparse.Namespace) -> Data:
                 valid_loader)  # fmt: skip
 
 
-def settle_size(args: argparse.Namespace, train_pairs: list[Pair]) -> tuple[int, int]:
+def settle_size(args: argparse.Namespace, train_pairs: list[Pair]) -> Size:
     """The network's input, (height, width); a recipe's input and windows become flags like others.
 
     Once settled they are the run's, whatever pictures the folder holds when it is resumed.
@@ -528,8 +527,10 @@ def prepare_state(args: argparse.Namespace, data: Data, saved: dict | None,
     return state
 
 
-def open_folder(args: argparse.Namespace, resumed: bool):
-    """Clear the folder of an earlier run, now that nothing but training itself can go wrong.
+def open_folder(args: argparse.Namespace):
+    """Make the folder ready, now that nothing but training itself can go wrong any more.
+
+    An earlier run is cleared away, or the best of the one that goes on brought along.
 
     Returns:
         TensorBoard's writer in the main process, if it is asked for.
@@ -539,7 +540,7 @@ def open_folder(args: argparse.Namespace, resumed: bool):
     writer = tensorboard_writer() if args.tensorboard else None
     if not goes_on_in_place(args):
         clear_folder(args.out_dir)
-        if resumed:
+        if args.resume:
             bring_best(Path(args.resume).parent, args.out_dir)
     return writer(args.out_dir / "tensorboard") if writer is not None else None
 
@@ -593,14 +594,18 @@ def run_epoch(args: argparse.Namespace, data: Data, state: TrainingState, wrappe
 
 
 def write_epoch(args: argparse.Namespace, data: Data, state: TrainingState, valid: dict,
-                plain: dict, board) -> None:  # fmt: skip
+                board) -> None:  # fmt: skip
     """Leave the epoch in the folder: figures, checkpoints, curves, a picture.
+
+    All processes call it, for the state of their random numbers; the main one writes.
 
     Args:
         valid: the figures of validation.
-        plain: the state as plain types.
         board: TensorBoard's writer, or None.
     """
+    plain = state.to_plain()
+    if not distributed.is_main():
+        return
     model, epoch = state.judged, len(state.history)
     common = {"epoch": epoch, "metrics": valid, "train_args": plain_args(args),
               "started_from": state.origin}  # fmt: skip
@@ -618,11 +623,11 @@ def write_epoch(args: argparse.Namespace, data: Data, state: TrainingState, vali
                     data_fingerprint=data.fingerprint)  # fmt: skip
 
 
-def report(args: argparse.Namespace, data: Data, state: TrainingState,
-           device: torch.device) -> None:  # fmt: skip
+def report(args: argparse.Namespace, data: Data, state: TrainingState) -> None:
     """Measure the best model once more, now at each mask's own size, and write report.html."""
     distributed.barrier()  # the main process has written the best model
-    predictor = Predictor.load(args.out_dir / "best_model_iou.pth", device=str(device))
+    device = str(state.precision.device)
+    predictor = Predictor.load(args.out_dir / "best_model_iou.pth", device=device)
     records = evaluate_pairs(predictor, data.pairs["valid"], data.reader)
     if not distributed.is_main():
         return
@@ -635,7 +640,7 @@ def report(args: argparse.Namespace, data: Data, state: TrainingState,
         classes=predictor.classes, metrics=metrics, history=state.history,
         samples=samples(predictor, data.pairs["valid"], data.reader, records),
         settings=plain_args(args),
-        facts={"started from": state.origin, "device": str(device),
+        facts={"started from": state.origin, "device": device,
                "processes": distributed.world_size(),
                "training minutes": round(seconds / 60, 1),
                "pictures a second, validation included": round(pictures / seconds, 2),
@@ -646,13 +651,13 @@ def report(args: argparse.Namespace, data: Data, state: TrainingState,
 def say_epoch(trained: dict, valid: dict, lr: float | None) -> None:
     """The epoch's figures in the article's words."""
     for word, figures in (("Train", trained), ("Valid", valid)):
-        print(
+        say(
             f"{word} Epoch Loss: {figures['loss']:.4f}, {word} Epoch PixAcc: "
             f"{figures['pixel_accuracy']:.4f}, {word} Epoch mIOU: {figures['miou']:.6f}"
         )
     if lr is not None:
-        print(f"Learning rate of group 0: {lr:.4e}")
-    print("-" * 50)
+        say(f"Learning rate of group 0: {lr:.4e}")
+    say("-" * 50)
 
 
 def plain_args(args: argparse.Namespace) -> dict:

@@ -14,6 +14,17 @@ from engine import Precision
 from errors import UserError
 from pretrained import load_exactly
 
+# How a checkpoint that a stranger changed, or a disk, makes itself known.
+DAMAGED = (KeyError, TypeError, ValueError, IndexError, RuntimeError, AttributeError)
+
+
+def damaged(error: Exception) -> UserError:
+    """What the user reads of an error in DAMAGED."""
+    return UserError(
+        f"The run cannot go on, because its checkpoint is incomplete or damaged "
+        f"({type(error).__name__}); start a new one, its best_model_iou.pth can serve as --weights."
+    )
+
 
 @dataclass
 class TrainingState:
@@ -22,7 +33,7 @@ class TrainingState:
     Args:
         model: the bare module, with the weights that are trained.
         precision: with the gradient scaler that fp16 needs.
-        ema: their moving average, where there is one.
+        ema: a moving average of the model's weights, where there is one.
         history: the figures of the epochs that are done.
         origin: what the weights started from, in words.
     """
@@ -40,7 +51,10 @@ class TrainingState:
         return self.model if self.ema is None else self.ema.module
 
     def to_plain(self) -> dict:
-        """What `restore` needs, as plain types; all processes call it, for their random states."""
+        """What `restore` needs, as plain types: the tensors themselves, so write it at once.
+
+        All processes call it, for the states of their random numbers.
+        """
         return {
             "live_model_state_dict": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -75,18 +89,6 @@ class TrainingState:
             group["base_lr"], group["weight_decay"] = lr, decay
 
 
-# How a checkpoint that a stranger changed, or a disk, makes itself known.
-DAMAGED = (KeyError, TypeError, ValueError, IndexError, RuntimeError, AttributeError)
-
-
-def damaged(error: Exception) -> UserError:
-    """The sentence for one of them."""
-    return UserError(
-        f"The run cannot go on, because its checkpoint is incomplete or damaged "
-        f"({type(error).__name__}); start a new one, its best_model_iou.pth can serve as --weights."
-    )
-
-
 def check_same_run(saved: dict, config: ModelConfig, classes: ClassTable, optimizer: str,
                    fingerprint: str) -> None:  # fmt: skip
     """Refuse to go on with what is not the same run.
@@ -111,14 +113,14 @@ def check_same_run(saved: dict, config: ModelConfig, classes: ClassTable, optimi
             ("--optimizer", saved["train_args"].get("optimizer"), optimizer),
             ("data files", saved["data_fingerprint"][:12], fingerprint[:12]),
         ]
+        differences = [(what, before, now) for what, before, now in differences if before != now]
     except DAMAGED as error:
         raise damaged(error) from error
-    for what, before, now in differences:
-        if before != now:
-            raise UserError(
-                f"The run to resume had {what} {before}, not {now}; give the same, or start a new "
-                "run in another --out-dir (its weights can serve as --weights)."
-            )
+    for what, before, now in differences[:1]:
+        raise UserError(
+            f"The run to resume had {what} {before}, not {now}; give the same, or start a new "
+            "run in another --out-dir (its weights can serve as --weights)."
+        )
 
 
 def best_epoch(history: list[dict], figure: str) -> int:

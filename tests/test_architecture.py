@@ -16,8 +16,7 @@ SCRIPTS = 9
 LEVELS = {
     "config": 0, "distributed": 0, "errors": 0, "pipeline": 0,
     "backbone": 1, "files": 1, "heads": 1, "losses": 1, "metrics": 1,
-    "cli": 2, "engine": 2, "images": 2, "optimisation": 2, "pretrained": 2,
-    "tinting": 2,
+    "cli": 2, "engine": 2, "images": 2, "optimisation": 2, "pretrained": 2, "tinting": 2,
     "pairs": 3, "segmentation_model": 3, "training_state": 3, "utils": 3, "video": 3,
     "checkpoint": 4, "masks": 4, "report": 4,
     "dataset_checks": 5, "onnx_model": 5,

@@ -704,10 +704,15 @@ def test_no_flag_hides_among_a_checkpoints_flags(forged):
     assert flags == []
 
 
+# Nothing that can be compared with a size; it loads as weights do.
+STRANGE = {"variant": "tiny", "head": "pyramid", "input_size": torch.ones(2, 3)}
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("model_config", {}), ("history", [{}]), ("random_states", 3), ("optimizer", {}),
-     ("live_model_state_dict", {}), ("data_fingerprint", None), ("history", None)],
+    [("model_config", {}), ("model_config", STRANGE), ("history", [{}]), ("history", None),
+     ("random_states", 3), ("optimizer", {}), ("live_model_state_dict", {}),
+     ("data_fingerprint", None)],
 )  # fmt: skip
 def test_a_run_with_a_damaged_checkpoint_is_refused(place, tmp_path, capsys, key, value):
     out = tmp_path / "out"

@@ -321,6 +321,18 @@ def test_a_recipe_sets_defaults_and_typed_flags_win(monkeypatch, data, tmp_path,
     assert flags_of().epochs == 50
 
 
+def test_a_recipe_of_today_does_not_change_a_run_of_yesterday(monkeypatch, data, tmp_path):
+    recipe = ["--recipe", "scratch"]
+    go(monkeypatch, data, tmp_path, *recipe, "--epochs", "1", "--clip-grad", "0")
+    again = [*recipe, "--out-dir", str(tmp_path), "--resume"]
+    assert train.parse_args(again)[0].clip_grad == 0  # as it was typed then
+    content = read_checkpoint(tmp_path / "last.pth")
+    content["train_args"]["clip_grad"] = None  # as before the recipe had it
+    torch.save(content, tmp_path / "last.pth")
+    assert train.parse_args(again)[0].clip_grad == 0
+    assert train.parse_args([*again, "--clip-grad", "2"])[0].clip_grad == 2
+
+
 @pytest.mark.parametrize(
     "flags",
     [
