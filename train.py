@@ -134,8 +134,9 @@ def make_parser() -> cli.Parser:
         "--window",
         type=cli.number(int, 2, 64),
         metavar="N",
-        help="side of the attention windows, with --weights none alone; one that divides a 16th "
-        "and a 32nd of --imgsz leaves nothing to pad; the variant's if not given",
+        help="side of the attention windows, with --weights none or a checkpoint that has the "
+        "same; one that divides a 16th and a 32nd of --imgsz leaves nothing to pad; the variant's "
+        "if not given",
     )
     model.add_argument(
         "--drop-path",
