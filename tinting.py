@@ -9,7 +9,7 @@ from config import ClassTable, Size
 
 OPACITY = 0.5
 # FFmpeg's numbers for matrices (AVColorSpace) and ranges (AVColorRange).
-BT709, UNSPECIFIED, LIMITED, FULL = 1, 2, 1, 2
+BT709, LIMITED, FULL = 1, 1, 2
 # Weights of red and blue in luma; BT.601 where a video does not say, as swscale assumes.
 LUMA_WEIGHTS = {BT709: (0.2126, 0.0722), 9: (0.2627, 0.0593), 10: (0.2627, 0.0593)}
 BT601_WEIGHTS = (0.299, 0.114)
