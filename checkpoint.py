@@ -215,6 +215,10 @@ def _recorded_digest(path: Path) -> str:
                 f"{record} says {first}; delete {record} if you changed the file yourself."
             )
     elif path.parent.resolve() == DEFAULT_WEIGHTS_DIR.resolve():
-        with replacing(record) as temporary:
-            temporary.write_text(f"{digest}  {path.name}\n", encoding="utf-8")
+        try:
+            with replacing(record) as temporary:
+                temporary.write_text(f"{digest}  {path.name}\n", encoding="utf-8")
+        except OSError as error:  # a folder that many share may be closed to writing
+            print(f"{record} cannot be written ({error.strerror}): a change of the file would not "
+                  "be noticed.")  # fmt: skip
     return digest

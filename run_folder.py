@@ -14,7 +14,7 @@ import numpy as np
 from torch import nn
 
 import distributed
-from checkpoint import save_checkpoint
+from checkpoint import read_checkpoint, save_checkpoint
 from config import ClassTable, ModelConfig
 from datasets import SegmentationDataset
 from errors import UserError
@@ -96,11 +96,38 @@ def bring_best(source: Path, out_dir: Path) -> None:
             shutil.copyfile(source / name, temporary)
 
 
+def best_of_other_epochs(out_dir: Path, done: int) -> set[str]:
+    """The best checkpoints of epochs that a run which goes on after `done` of them has not had.
+
+    They are left by a crash before `last.pth` was written, or by a run from whose middle this one
+    goes on with other flags.
+    """
+    others = set()
+    for name in BEST.values():
+        if not (out_dir / name).is_file():
+            continue
+        try:
+            epoch = read_checkpoint(out_dir / name).get("epoch")
+        except UserError as error:
+            print(f"{error} The best of the epochs to come takes its place.")
+            epoch = None
+        if not isinstance(epoch, int) or epoch > done:
+            others.add(name)
+    return others
+
+
 def save_epoch(out_dir: Path, model: nn.Module, config: ModelConfig, classes: ClassTable,
-               history: list[dict], common: dict) -> None:  # fmt: skip
-    """Write the epoch's checkpoints, the best ones where it is the best so far, and the curves."""
+               history: list[dict], common: dict, replaced: set[str]) -> None:  # fmt: skip
+    """Write the epoch's checkpoints, the best ones where it is the best so far, and the curves.
+
+    Args:
+        common: what every checkpoint holds beside its model.
+        replaced: names of best checkpoints to replace by any epoch; those that were are taken out.
+    """
     for (figure, file), word in zip(BEST.items(), ("IoU", "loss"), strict=True):
-        if best_epoch(history, figure) == len(history) or not (out_dir / file).exists():
+        missing = file in replaced or not (out_dir / file).exists()
+        if missing or best_epoch(history, figure) == len(history):
+            replaced.discard(file)
             print(f"\nBest validation {word}: {history[-1][f'valid_{figure}']}")
             print(f"\nSaving best model for epoch: {len(history)}\n")
             save_checkpoint(out_dir / file, model, config, classes, **common)

@@ -50,6 +50,7 @@ from optimisation import OPTIMIZERS, SCHEDULERS, lr_factor, make_optimizer
 from predictor import Predictor
 from report import write_report
 from run_folder import (
+    best_of_other_epochs,
     bring_best,
     check_shared_disk,
     clear_folder,
@@ -109,7 +110,8 @@ def make_parser() -> cli.Parser:
     )
     data.add_argument(
         "--skip-bad",
-        action="store_true",
+        action=argparse.BooleanOptionalAction,
+        default=False,
         help="leave out and list pairs that cannot be read, rather than stop",
     )
     data.add_argument(
@@ -252,19 +254,24 @@ def make_parser() -> cli.Parser:
         default="auto",
         help="mixed precision; auto is off on the CPU",
     )
-    speed.add_argument("--channels-last", action="store_true", help="memory order for GPUs")
-    speed.add_argument("--compile", action="store_true", help="use torch.compile")
-    speed.add_argument(
-        "--tensorboard", action="store_true", help="write scalars and pictures there"
-    )
+    for flag, why in (
+        ("--channels-last", "memory order for GPUs"),
+        ("--compile", "use torch.compile"),
+        ("--tensorboard", "write scalars and pictures there"),
+    ):
+        speed.add_argument(flag, action=argparse.BooleanOptionalAction, default=False, help=why)
     return parser
 
 
 def apply_recipe(parser: cli.Parser, argv: list[str]) -> cli.Parser:
-    """Let the recipe that was asked for, if one was, set the defaults of all other flags."""
-    name = parser.parse_args(argv).recipe
-    if name is not None:
-        parser.set_defaults(**RECIPES[name])
+    """Let the recipe that was asked for, if one was, set the defaults of all other flags.
+
+    It is looked for by itself, so that --help, which ends the parsing, shows its defaults too.
+    """
+    only = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    only.add_argument("--recipe", nargs="?")
+    name = only.parse_known_args(argv)[0].recipe
+    parser.set_defaults(**RECIPES.get(name, {}))
     return parser
 
 
@@ -442,12 +449,15 @@ def run(args: argparse.Namespace, saved: dict | None, device: torch.device) -> N
         wrapped = torch.compile(wrapped)
     board = open_folder(args)
     watch = engine.NonFiniteWatch(args.max_non_finite)
+    replaced = set()
+    if distributed.is_main():
+        replaced = best_of_other_epochs(args.out_dir, len(state.history))
     for epoch in range(len(state.history) + 1, args.epochs + 1):
         if out_of_patience(args, state.history):
             break
         say(f"EPOCH: {epoch}")
         trained, valid = run_epoch(args, data, state, wrapped, criterion, watch)
-        write_epoch(args, data, state, valid, board)
+        write_epoch(args, data, state, valid, board, replaced)
         say_epoch(trained, valid, state.history[-1]["lr"] if args.scheduler else None)
     say("TRAINING COMPLETE")
     report(args, data, state)
@@ -496,7 +506,7 @@ def settle_size(args: argparse.Namespace, train_pairs: list[Pair]) -> Size:
         args.imgsz = list(input_size([pair.image for pair in train_pairs], RECIPE_PIXELS)[::-1])
         say(f"The network's input is {args.imgsz[0]}x{args.imgsz[1]}, as the photographs' shape is")
     size = (args.imgsz[1], args.imgsz[0])
-    if args.recipe and args.window is None and args.weights == "none":
+    if args.recipe and args.resume is None and args.window is None and args.weights == "none":
         args.window = window_without_padding(size)
         say(f"Attention windows of {args.window}x{args.window}, which this size pads least")
     return size
@@ -506,7 +516,8 @@ def prepare_state(args: argparse.Namespace, data: Data, saved: dict | None,
                   device: torch.device) -> TrainingState:  # fmt: skip
     """Build the model with what moves its weights, as at a run's start or where it stopped."""
     if saved is not None:
-        check_same_run(saved, data.config, data.classes, args.optimizer, data.fingerprint)
+        flags = {"optimizer": args.optimizer, "weights": args.weights}
+        check_same_run(saved, data.config, data.classes, flags, data.fingerprint)
     changes = {} if args.drop_path is None else {"drop_path_rate": args.drop_path}
     model = build_model(args.model, args.head, len(data.classes), args.window,
                         resolution=data.config.input_size, **changes)  # fmt: skip
@@ -595,7 +606,7 @@ def run_epoch(args: argparse.Namespace, data: Data, state: TrainingState, wrappe
 
 
 def write_epoch(args: argparse.Namespace, data: Data, state: TrainingState, valid: dict,
-                board) -> None:  # fmt: skip
+                board, replaced: set[str]) -> None:  # fmt: skip
     """Leave the epoch in the folder: figures, checkpoints, curves, a picture.
 
     All processes call it, for the state of their random numbers; the main one writes.
@@ -603,6 +614,7 @@ def write_epoch(args: argparse.Namespace, data: Data, state: TrainingState, vali
     Args:
         valid: the figures of validation.
         board: TensorBoard's writer, or None.
+        replaced: see `save_epoch`.
     """
     plain = state.to_plain()
     if not distributed.is_main():
@@ -611,7 +623,7 @@ def write_epoch(args: argparse.Namespace, data: Data, state: TrainingState, vali
     common = {"epoch": epoch, "metrics": valid, "train_args": plain_args(args),
               "started_from": state.origin}  # fmt: skip
     log_tensorboard(board, state.history[-1])
-    save_epoch(args.out_dir, model, data.config, data.classes, state.history, common)
+    save_epoch(args.out_dir, model, data.config, data.classes, state.history, common, replaced)
     predictor = Predictor(model, data.config, data.classes, device=state.precision.device)
     picture = args.out_dir / "valid_preds" / f"epoch_{epoch:03d}.jpg"
     sheet = save_valid_picture(picture, predictor, data.valid_set)
@@ -627,8 +639,13 @@ def write_epoch(args: argparse.Namespace, data: Data, state: TrainingState, vali
 def report(args: argparse.Namespace, data: Data, state: TrainingState) -> None:
     """Measure the best model once more, now at each mask's own size, and write report.html."""
     distributed.barrier()  # the main process has written the best model
-    device = str(state.precision.device)
-    predictor = Predictor.load(args.out_dir / "best_model_iou.pth", device=device)
+    device, best = str(state.precision.device), args.out_dir / "best_model_iou.pth"
+    if not best.is_file():
+        raise UserError(
+            f"{best} is not there, and no epoch was left that could be the best: copy it from the "
+            "folder of the run, or give a larger --epochs."
+        )
+    predictor = Predictor.load(best, device=device)
     records = evaluate_pairs(predictor, data.pairs["valid"], data.reader)
     if not distributed.is_main():
         return

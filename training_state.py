@@ -89,13 +89,13 @@ class TrainingState:
             group["base_lr"], group["weight_decay"] = lr, decay
 
 
-def check_same_run(saved: dict, config: ModelConfig, classes: ClassTable, optimizer: str,
-                   fingerprint: str) -> None:  # fmt: skip
+def check_same_run(saved: dict, config: ModelConfig, classes: ClassTable,
+                   flags: dict[str, str | None], fingerprint: str) -> None:  # fmt: skip
     """Refuse to go on with what is not the same run.
 
     Args:
         saved: the content of a last.pth.
-        optimizer: its name, as --optimizer has it.
+        flags: those of today that must be the same, by their names.
         fingerprint: of the data's files.
 
     Raises:
@@ -110,7 +110,7 @@ def check_same_run(saved: dict, config: ModelConfig, classes: ClassTable, optimi
             ("--imgsz", list(then["input_size"])[::-1], list(config.input_size)[::-1]),
             ("classes", names["names"], list(classes.names)),
             ("class colours", names["colors"], [list(color) for color in classes.colors]),
-            ("--optimizer", saved["train_args"].get("optimizer"), optimizer),
+            *((f"--{name}", saved["train_args"].get(name), now) for name, now in flags.items()),
             ("data files", saved["data_fingerprint"][:12], fingerprint[:12]),
         ]
         differences = [(what, before, now) for what, before, now in differences if before != now]

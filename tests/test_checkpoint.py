@@ -1,5 +1,6 @@
 """A checkpoint rebuilds its model, and a stranger's file is data."""
 
+import errno
 import os
 
 import pytest
@@ -185,3 +186,29 @@ def test_every_load_of_the_house_is_weights_only():
     for path in root.glob("*.py"):
         text = path.read_text()
         assert text.count("torch.load(") == text.count("weights_only=True"), path.name
+
+
+def test_a_file_in_weights_that_changed_since_its_first_use_is_noticed(
+    saved, tmp_path, monkeypatch
+):
+    model, config, path = saved
+    monkeypatch.setattr("checkpoint.DEFAULT_WEIGHTS_DIR", tmp_path)
+    load_weights(model, "tiny", str(path))
+    record = tmp_path / "model.pth.sha256"
+    assert record.read_text().split() == [pretrained.sha256(path), "model.pth"]
+    load_weights(model, "tiny", str(path))
+    save_checkpoint(path, model, config, CLASSES, epoch=4)
+    with pytest.raises(UserError, match=r"not the file that was first used.*delete .*\.sha256"):
+        load_weights(model, "tiny", str(path))
+
+
+def test_weights_in_a_folder_closed_to_writing_load(saved, tmp_path, monkeypatch, capsys):
+    def refuse(path):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    model, _, path = saved
+    monkeypatch.setattr("checkpoint.DEFAULT_WEIGHTS_DIR", tmp_path)
+    monkeypatch.setattr("checkpoint.replacing", refuse)
+    assert "backbone tensors" in load_weights(model, "tiny", str(path))
+    assert "cannot be written (Read-only file system)" in capsys.readouterr().out
+    assert not (tmp_path / "model.pth.sha256").exists()

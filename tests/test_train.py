@@ -151,6 +151,7 @@ def test_a_resumed_run_takes_its_flags_from_the_checkpoint(monkeypatch, data, tm
         (["--model", "faster_vit_0"], "--model tiny, not faster_vit_0"),
         (["--data", "OTHER"], "data files"),
         (["--optimizer", "sgd"], "--optimizer adam, not sgd"),
+        (["--weights", "other.pth"], "--weights none, not other.pth"),
     ],
 )
 def test_resuming_another_run_is_refused_with_the_difference(
@@ -192,6 +193,33 @@ def test_a_run_that_goes_on_elsewhere_takes_its_best_along(monkeypatch, data, re
     for name in BEST.values():
         assert (tmp_path / name).read_bytes() == (reference / name).read_bytes()
     assert not (tmp_path / "model.pth").exists()
+
+
+def test_a_best_checkpoint_of_epochs_that_the_run_has_not_had_is_replaced(
+    monkeypatch, data, reference, tmp_path
+):
+    go(monkeypatch, data, tmp_path, "--epochs", "1")
+    first = (tmp_path / "best_model_iou.pth").read_bytes()
+    later = read_checkpoint(reference / "best_model_loss.pth") | {"epoch": 3}
+    torch.save(later, tmp_path / "best_model_loss.pth")
+    # At such a rate the model gets worse: what the run had already stays its best.
+    go(monkeypatch, data, tmp_path, "--epochs", "3", "--lr", "1", "--resume")
+    assert read_checkpoint(tmp_path / "best_model_loss.pth")["epoch"] == 2  # replaced once
+    assert (tmp_path / "best_model_iou.pth").read_bytes() == first
+
+
+def test_a_damaged_best_checkpoint_does_not_stop_a_run(monkeypatch, data, tmp_path, capsys):
+    go(monkeypatch, data, tmp_path, "--epochs", "1")
+    (tmp_path / "best_model_iou.pth").write_bytes(b"cut off")
+    go(monkeypatch, data, tmp_path, "--epochs", "2", "--resume")
+    assert "The best of the epochs to come takes its place" in capsys.readouterr().out
+    assert read_checkpoint(tmp_path / "best_model_iou.pth")["epoch"] == 2
+
+
+def test_a_finished_run_without_its_best_says_what_to_do(monkeypatch, data, reference, tmp_path):
+    (tmp_path / "last.pth").write_bytes((reference / "last.pth").read_bytes())
+    with pytest.raises(UserError, match=r"no epoch was left.*larger --epochs"):
+        go(monkeypatch, data, tmp_path / "out", "--resume", str(tmp_path / "last.pth"))
 
 
 def test_a_link_to_the_checkpoint_does_not_cost_the_run(monkeypatch, data, tmp_path):
@@ -331,6 +359,28 @@ def test_a_recipe_of_today_does_not_change_a_run_of_yesterday(monkeypatch, data,
     torch.save(content, tmp_path / "last.pth")
     assert train.parse_args(again)[0].clip_grad == 0
     assert train.parse_args([*again, "--clip-grad", "2"])[0].clip_grad == 2
+    go(monkeypatch, data, tmp_path, *recipe, "--epochs", "2", "--resume")
+    assert read_checkpoint(tmp_path / "last.pth")["train_args"]["window"] == 5
+
+
+def test_a_recipe_chooses_no_windows_for_a_run_that_had_none(monkeypatch, data, tmp_path):
+    go(monkeypatch, data, tmp_path, "--epochs", "1")
+    go(monkeypatch, data, tmp_path, "--recipe", "scratch", "--epochs", "2", "--resume")
+    assert read_checkpoint(tmp_path / "last.pth")["epoch"] == 2
+
+
+def test_the_help_of_a_recipe_shows_its_defaults(capsys):
+    for flags, lr in (([], "0.0001"), (["--recipe", "scratch"], "0.001")):
+        with pytest.raises(SystemExit):
+            train.parse_args([*flags, "--help"])
+        assert f"--lr LR learning rate (default: {lr})" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_switch_can_be_turned_off_when_a_run_goes_on(monkeypatch, data, tmp_path):
+    go(monkeypatch, data, tmp_path, "--epochs", "1", "--channels-last")
+    again = ["--out-dir", str(tmp_path), "--resume"]
+    assert train.parse_args(again)[0].channels_last is True
+    assert train.parse_args([*again, "--no-channels-last"])[0].channels_last is False
 
 
 @pytest.mark.parametrize(
