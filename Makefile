@@ -64,14 +64,14 @@ results: .venv/.installed
 	for seed in 1 2 3; do \
 	  run=$(RESULTS)/$$seed; go_on=; if [ -f $$run/last.pth ]; then go_on=--resume; fi; \
 	  $(VENV)/python train.py --recipe scratch --data "$(DATA)" --seed $$seed --out-dir $$run \
-	    $$go_on || exit; \
+	    $$go_on || { code=$$?; \
+	      if [ ! -f $$run/last.pth ] && ls $$run/*.pth >/dev/null 2>&1; then \
+	        echo "No epoch was finished; begin anew after: rm -r $$run"; fi; \
+	      exit $$code; }; \
 	  $(VENV)/python evaluate.py --model $$run/model.pth --data "$(DATA)" \
 	    --out-dir $$run/evaluation || exit; \
 	done
-	@$(VENV)/python -c 'import json, pathlib, statistics as s; \
-	m = [json.loads(f.read_text()) for f in pathlib.Path("$(RESULTS)").glob("*/evaluation/metrics.json")]; \
-	print(f"mean of {len(m)} seeds: mIoU", round(s.mean(x["miou"] for x in m), 4), \
-	{n: round(s.mean(x["iou"][i] for x in m), 4) for i, n in enumerate(m[0]["classes"])})'
+	@$(VENV)/python tests/mean_of_seeds.py $(RESULTS)/*/evaluation/metrics.json
 
 clean:
 	rm -rf input/demo outputs/demo

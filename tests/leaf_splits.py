@@ -24,6 +24,9 @@ def main() -> None:
     parser.add_argument("--out-dir", type=Path, required=True)
     args = parser.parse_args()
     train, fixed = find_pairs(args.data, "train"), find_pairs(args.data, "valid")
+    if len(train) < 4 * len(fixed):
+        parser.error(f"{args.data} has {len(train)} training pictures, too few for three more "
+                     f"validation sets of {len(fixed)}")  # fmt: skip
     drawn = random.Random(0).sample(train, 3 * len(fixed))
     parts = [fixed] + [
         drawn[start : start + len(fixed)] for start in range(0, len(drawn), len(fixed))
@@ -37,7 +40,8 @@ def main() -> None:
                 target = folder / f"{split}_{kind}"
                 target.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, target / f"{prefix}_{path.name}")
-        shutil.copyfile(args.data / "labelmap.txt", folder / "labelmap.txt")
+        if (args.data / "labelmap.txt").is_file():
+            shutil.copyfile(args.data / "labelmap.txt", folder / "labelmap.txt")
         print(f"{folder}: {len(train + fixed) - len(valid)} to train on, {len(valid)} to validate")
 
 
