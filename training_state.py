@@ -103,6 +103,10 @@ def check_same_run(saved: dict, config: ModelConfig, classes: ClassTable,
     """
     try:
         then, names = saved["model_config"], saved["classes"]
+        typed = {name: saved["train_args"].get(name) for name in flags}
+        # Lists that hold each other have a text of any length.
+        if not all(isinstance(value, str | None) for value in typed.values()):
+            raise TypeError("a flag is no text")
         differences = [
             ("--model", then["variant"], config.variant),
             ("--head", then["head"], config.head),
@@ -110,7 +114,7 @@ def check_same_run(saved: dict, config: ModelConfig, classes: ClassTable,
             ("--imgsz", list(then["input_size"])[::-1], list(config.input_size)[::-1]),
             ("classes", names["names"], list(classes.names)),
             ("class colours", names["colors"], [list(color) for color in classes.colors]),
-            *((f"--{name}", saved["train_args"].get(name), now) for name, now in flags.items()),
+            *((f"--{name}", typed[name], now) for name, now in flags.items()),
             ("data files", saved["data_fingerprint"][:12], fingerprint[:12]),
         ]
         differences = [(what, before, now) for what, before, now in differences if before != now]

@@ -163,6 +163,17 @@ def test_resuming_another_run_is_refused_with_the_difference(
         go(monkeypatch, data, tmp_path / "out", "--resume", str(reference / "last.pth"), *flags)
 
 
+def test_a_strangers_flag_that_is_no_text_is_not_printed(monkeypatch, data, reference, tmp_path):
+    content = read_checkpoint(reference / "last.pth")
+    text = ["ha"]
+    for _ in range(20):
+        text = [text, text]  # as text a million times as long
+    content["train_args"]["weights"] = {"a": text}
+    torch.save(content, tmp_path / "last.pth")
+    with pytest.raises(UserError, match="incomplete or damaged"):
+        go(monkeypatch, data, tmp_path / "out", "--resume", str(tmp_path / "last.pth"))
+
+
 def test_resuming_with_other_classes_is_refused(monkeypatch, data, reference, tmp_path):
     other = write_data(tmp_path / "other")
     (other / "labelmap.txt").write_text("ground:0,0,0::\nspot:1,1,1::\n")
