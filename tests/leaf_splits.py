@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--out-dir", type=Path, required=True)
     args = parser.parse_args()
     train, fixed = find_pairs(args.data, "train"), find_pairs(args.data, "valid")
-    if len(train) < 4 * len(fixed):
+    if len(train) < 3 * len(fixed):
         parser.error(f"{args.data} has {len(train)} training pictures, too few for three more "
                      f"validation sets of {len(fixed)}")  # fmt: skip
     drawn = random.Random(0).sample(train, 3 * len(fixed))

@@ -20,7 +20,7 @@ def script(name: str, *flags) -> subprocess.CompletedProcess:
 
 @pytest.mark.parametrize("labelmap", [None, "ground:0,0,0::\nspot:1,1,1::\n"])
 def test_four_validation_sets_share_no_picture(tmp_path, labelmap):
-    data = write_data(tmp_path / "data", train=9, valid=2)
+    data = write_data(tmp_path / "data", train=6, valid=2)
     if labelmap:
         (data / "labelmap.txt").write_text(labelmap)
     done = script("leaf_splits.py", "--data", data, "--out-dir", tmp_path / "splits")
@@ -32,7 +32,7 @@ def test_four_validation_sets_share_no_picture(tmp_path, labelmap):
             {pair.image.read_bytes() for pair in find_pairs(folder, split)}
             for split in ("train", "valid")
         )
-        assert (len(trained), len(judged)) == (9, 2)
+        assert (len(trained), len(judged)) == (6, 2)
         assert not trained & judged
         assert (folder / "labelmap.txt").exists() == bool(labelmap)
         valid += judged
