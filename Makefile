@@ -22,7 +22,7 @@ help:
 	touch $@
 
 demo: .venv/.installed
-	$(VENV)/python sample_data.py --out-dir input/demo --overwrite
+	$(VENV)/python tools/sample_data.py --out-dir input/demo --overwrite
 	$(VENV)/python train.py --data input/demo --weights none --out-dir $(DEMO) --overwrite \
 	  --head pyramid --imgsz 160 160 --epochs 20 --batch 4 --optimizer adamw --lr 0.001 \
 	  --weight-decay 0.02 --scheduler cosine --warmup 1 --drop-path 0 --loss ce+dice \
@@ -71,7 +71,7 @@ results: .venv/.installed
 	  $(VENV)/python evaluate.py --model $$run/model.pth --data "$(DATA)" \
 	    --out-dir $$run/evaluation || exit; \
 	done
-	@$(VENV)/python tests/mean_of_seeds.py $(RESULTS)/*/evaluation/metrics.json
+	@$(VENV)/python tools/mean_of_seeds.py $(RESULTS)/*/evaluation/metrics.json
 
 clean:
 	rm -rf input/demo outputs/demo

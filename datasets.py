@@ -25,13 +25,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-import cli
+from common import cli
+from common.errors import UserError
 from config import IGNORE_INDEX, Size
-from dataset_checks import check_pairs, report
-from errors import UserError
-from images import image_size, map_files, read_image, resize_image
-from masks import MaskReader, read_class_table
-from pairs import Pair, data_fingerprint, find_pairs
+from data.checks import check_pairs, report
+from data.images import image_size, map_files, read_image, resize_image
+from data.masks import MaskReader, read_class_table
+from data.pairs import Pair, data_fingerprint, find_pairs
 
 __all__ = [
     "MaskReader",

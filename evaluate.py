@@ -19,17 +19,17 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-import cli
-import distributed
-from checkpoint import versions
+from common import cli, distributed
+from common.errors import UserError
+from common.files import lock_folder, replacing, without_nan, write_text
 from config import DEFAULT_DATA, ClassTable
-from datasets import MaskReader, find_pairs
-from errors import UserError
-from evaluation import evaluate_pairs, samples, summarise, table, without_nan
-from files import lock_folder, replacing, write_text
+from data.masks import MaskReader
+from data.pairs import find_pairs
+from inference.evaluation import evaluate_pairs, samples, summarise, table
+from inference.predictor import Predictor
 from metrics import ConfusionMatrix
-from predictor import Predictor
-from report import write_report
+from models.checkpoint import versions
+from reporting.report import write_report
 
 
 def parse_args():

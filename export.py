@@ -26,16 +26,16 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-import cli
-import onnx_model
-from backbone import PositionTable
-from checkpoint import FORMAT, Loaded, load_model
+from common import cli
+from common.errors import UserError
+from common.files import lock_folder, replacing
 from config import DEFAULT_OUT_DIR, Size
-from errors import UserError
-from files import lock_folder, replacing
-from images import list_images, read_image
-from predictor import Predictor
-from segmentation_model import FasterViT, fold_batchnorm
+from data.images import list_images, read_image
+from inference import onnx_model
+from inference.predictor import Predictor
+from models.backbone import PositionTable
+from models.checkpoint import FORMAT
+from segmentation_model import FasterViT, Loaded, fold_batchnorm, load_model
 
 # Share of pixels that may get another class than PyTorch gives them.
 MAX_DIFFERENT = 0.001

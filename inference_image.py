@@ -30,15 +30,14 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-import cli
-import distributed
+from common import cli, distributed
+from common.errors import UserError
+from common.files import lock_folder, replacing, write_text
+from common.text import printable, read_text
 from config import ClassTable
-from errors import UserError
-from files import lock_folder, replacing, write_text
-from images import encode_jpeg, list_images, printable, read_image, write_image, write_mask
-from pairs import read_text
-from predictor import Predictor
-from report import GalleryRow, write_gallery
+from data.images import encode_jpeg, list_images, read_image, write_image, write_mask
+from inference.predictor import Predictor
+from reporting.report import GalleryRow, write_gallery
 from utils import colour_mask, draw_legend, overlay, shrink
 
 KINDS = ("overlay", "mask", "colour", "prob", "cvat")

@@ -19,12 +19,13 @@ from timm.layers import LayerNorm2d, trunc_normal_
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-import cli
-import pretrained as weights
-from backbone import AttentionLevel, ConvBlock, ConvLevel, PatchEmbed, PositionTable
-from config import DEFAULT_WEIGHTS_DIR, IMAGENET_MEAN, IMAGENET_STD, Size
-from errors import UserError
-from heads import (
+from common import cli
+from common.errors import UserError
+from config import DEFAULT_WEIGHTS_DIR, IMAGENET_MEAN, IMAGENET_STD, ClassTable, ModelConfig, Size
+from models import pretrained
+from models.backbone import AttentionLevel, ConvBlock, ConvLevel, PatchEmbed, PositionTable
+from models.checkpoint import article_described, described, read_checkpoint
+from models.heads import (
     HEAD_PREFIXES,
     HEADS,
     PyramidHead,
@@ -34,51 +35,7 @@ from heads import (
     resize,
     run_article_head,
 )
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One row of the paper's table 10, and the file that NVIDIA published for it."""
-
-    dim: int
-    in_dim: int
-    depths: tuple[int, ...]
-    num_heads: tuple[int, ...]
-    drop_path_rate: float
-    file: str
-    window_size: tuple[int, ...] = (7, 7, 7, 7)
-    layer_scale: float | None = None
-    do_propagation: bool = False
-    hat: tuple[bool, ...] = (False, False, True, False)
-    resolution: int = 512
-
-
-def _large(dim: int, depths: tuple[int, ...], file: str, **changes) -> Variant:
-    heads = (2, 4, 8, 16) if dim == 128 else (4, 8, 16, 32)
-    rate = changes.pop("drop_path_rate", 0.3)
-    changes |= {"layer_scale": 1e-5, "do_propagation": True}
-    return Variant(dim, 64, depths, heads, rate, file, **changes)
-
-
-def _local(size: int, window: int) -> Variant:
-    """FasterViT-4 pretrained on ImageNet-21k: windows alone, without carrier tokens."""
-    return _large(196, (3, 3, 12, 5), f"fastervit_4_21k_{size}_w{window}.pth.tar", hat=(False,) * 4,
-                  window_size=(7, 7, window, window // 2), resolution=size)  # fmt: skip
-
-
-VARIANTS = {
-    "faster_vit_0": Variant(64, 64, (2, 3, 6, 5), (2, 4, 8, 16), 0.2, "fastervit_0_224_1k.pth.tar"),
-    "faster_vit_1": Variant(80, 32, (1, 3, 8, 5), (2, 4, 8, 16), 0.2, "fastervit_1_224_1k.pth.tar"),
-    "faster_vit_2": Variant(96, 64, (3, 3, 8, 5), (2, 4, 8, 16), 0.2, "fastervit_2_224_1k.pth.tar"),
-    "faster_vit_3": _large(128, (3, 3, 12, 5), "fastervit_3_224_1k.pth.tar"),
-    "faster_vit_4": _large(196, (3, 3, 12, 5), "fastervit_4_224_1k.pth.tar"),
-    "faster_vit_5": _large(320, (3, 3, 12, 5), "fastervit_5_224_1k.pth.tar"),
-    "faster_vit_6": _large(320, (3, 3, 16, 8), "fastervit_6_224_1k.pth.tar", drop_path_rate=0.5),
-    "faster_vit_4_21k_224": _local(224, 14),
-    "faster_vit_4_21k_384": _local(384, 24),
-    "faster_vit_4_21k_512": _local(512, 32),
-    "faster_vit_4_21k_768": _local(768, 48),
-}
+from models.variants import VARIANTS, weights_path, weights_url
 
 
 class FasterViT(nn.Module):
@@ -226,13 +183,13 @@ def load_backbone(model: FasterViT, path: Path) -> str:
     Raises:
         UserError: the file is unreadable, or a learnt tensor is missing or of the wrong shape.
     """
-    content = weights.read_checkpoint_file(path)
-    state = weights.state_dict_of(content, path)
+    content = pretrained.read_checkpoint_file(path)
+    state = pretrained.state_dict_of(content, path)
     _check_window(model, content, path)
     head = tuple(name for name in state if is_head(name))
     # A pyramid checkpoint has no classifier of ImageNet; every other file must have it.
     optional = HEAD_PREFIXES + (("norm.", "head.") if head and "head.weight" not in state else ())
-    weights.load_exactly(model, state, path, optional)
+    pretrained.load_exactly(model, state, path, optional)
     learnt = {name: parameter.shape for name, parameter in model.named_parameters()}
     of_head = sum(name in head and state[name].shape == shape for name, shape in learnt.items())
     tables = sum(isinstance(module, PositionTable) for module in model.modules())
@@ -274,16 +231,6 @@ def _check_window(model: FasterViT, content: dict, path: Path) -> None:
         )  # fmt: skip
 
 
-def weights_path(variant: str) -> Path:
-    """Where a variant's ImageNet weights lie, under the name that the article gave them."""
-    return DEFAULT_WEIGHTS_DIR / f"{variant}.pth.tar"
-
-
-def weights_url(variant: str) -> str:
-    """NVIDIA's address of a variant's ImageNet weights (non-commercial licence)."""
-    return weights.WEIGHTS_URL + VARIANTS[variant].file
-
-
 def build_model(variant: str = "faster_vit_0", head: str = "article", num_classes: int = 2,
                 window: int | None = None, **changes) -> FasterViT:  # fmt: skip
     """Build a variant with random weights.
@@ -321,6 +268,59 @@ def build_model(variant: str = "faster_vit_0", head: str = "article", num_classe
     return model
 
 
+@dataclass
+class Loaded:
+    """A model that a checkpoint rebuilt, in evaluation mode, and what travelled with it."""
+
+    model: FasterViT
+    config: ModelConfig
+    classes: ClassTable
+    content: dict
+
+
+def load_model(path: Path) -> Loaded:
+    """Rebuild the model of a checkpoint on the CPU.
+
+    Raises:
+        UserError: the file is unusable, says so and why.
+    """
+    content = read_checkpoint(path)
+    state = pretrained.state_dict_of(content, path)
+    if "model_config" in content:
+        config, classes = described(content, path)
+    else:
+        config, classes = article_described(state, path)
+    # Weights come from the file: to draw random ones first would only cost time.
+    with torch.device("meta"):
+        model = build_model(config.variant, config.head, config.num_classes, config.window)
+    model = model.to_empty(device="cpu")
+    pretrained.load_exactly(model, state, path)
+    return Loaded(model.eval(), config, classes, content)
+
+
+def load_weights(model: FasterViT, variant: str, weights: str | None) -> str:
+    """Give a new model the weights to start from.
+
+    Args:
+        weights: None for the variant's ImageNet file, downloaded where it is not there yet;
+            "none" for random ones; else the path of a file, a checkpoint of ours included.
+
+    Returns:
+        one line that says what was loaded, with the file's SHA-256.
+
+    Raises:
+        UserError: the file cannot be had, or does not fit.
+    """
+    if weights == "none":
+        return "No weights loaded: training starts from random ones."
+    path = weights_path(variant) if weights is None else Path(weights)
+    if weights is None and not path.is_file():
+        DEFAULT_WEIGHTS_DIR.mkdir(exist_ok=True)
+        pretrained.fetch(weights_url(variant), path)
+    line = load_backbone(model, path)
+    return f"{line} (SHA-256 {pretrained.recorded_digest(path)})"
+
+
 def _any_res(variant: str):
     """Make the article's entry point of a variant."""
 
@@ -329,7 +329,7 @@ def _any_res(variant: str):
         model = build_model(variant, **({"num_classes": 1000} | kwargs))
         if pretrained:
             if not path.is_file():
-                weights.fetch(weights_url(variant), path)
+                pretrained.fetch(weights_url(variant), path)
             print(load_backbone(model, path))
         return model
 

@@ -26,41 +26,34 @@ from timm.utils import ModelEmaV3
 from torch import nn
 from torch.utils.data import DataLoader
 
-import cli
-import distributed
 import engine
-from checkpoint import load_weights, read_checkpoint, save_checkpoint, versions
+from common import cli, distributed
+from common.device import choose_device, seed_everything
+from common.errors import UserError
+from common.files import lock_folder
 from config import DEFAULT_DATA, DEFAULT_OUT_DIR, ClassTable, ModelConfig, Size
-from datasets import (
-    MaskReader,
-    Pair,
-    SegmentationDataset,
-    check_pairs,
-    data_fingerprint,
-    find_pairs,
-    input_size,
-    make_loader,
-)
-from errors import UserError
-from evaluation import evaluate_pairs, samples, summarise, table
-from files import lock_folder
-from heads import HEADS
-from losses import LOSSES, Loss, make_criterion
-from optimisation import OPTIMIZERS, SCHEDULERS, lr_factor, make_optimizer
-from predictor import Predictor
-from report import write_report
-from run_folder import (
+from data.checks import check_pairs
+from data.masks import MaskReader
+from data.pairs import Pair, data_fingerprint, find_pairs
+from datasets import SegmentationDataset, input_size, make_loader
+from inference.evaluation import evaluate_pairs, samples, save_valid_picture, summarise, table
+from inference.predictor import Predictor
+from models.checkpoint import read_checkpoint, save_checkpoint, versions
+from models.heads import HEADS
+from models.variants import VARIANTS
+from reporting.report import write_report
+from segmentation_model import build_model, load_weights, window_without_padding
+from training.losses import LOSSES, Loss, make_criterion
+from training.optimisation import OPTIMIZERS, SCHEDULERS, lr_factor, make_optimizer
+from training.run_folder import (
     best_of_other_epochs,
     bring_best,
     check_shared_disk,
     clear_folder,
     refuse_used_folder,
     save_epoch,
-    save_valid_picture,
 )
-from segmentation_model import VARIANTS, build_model, window_without_padding
-from training_state import TrainingState, best_epoch, check_same_run
-from utils import choose_device, seed_everything
+from training.state import TrainingState, best_epoch, check_same_run
 
 # Flags that were found together, by measurement (docs/results.md); each can be given anew.
 RECIPES = {

@@ -1,47 +1,18 @@
 """Small things that several scripts share: device, seed, colours and overlays, curves."""
 
 import gc
-import random
 from pathlib import Path
 
 import cv2
 import matplotlib
 import numpy as np
-import torch
 
+from common.files import replacing
 from config import ClassTable
-from errors import UserError
-from files import replacing
-from images import resize_image
+from data.images import resize_image
 
 matplotlib.use("Agg")  # no window: training runs on servers
 import matplotlib.pyplot as plt
-
-
-def choose_device(name: str) -> torch.device:
-    """The device a flag asks for; "auto" takes CUDA, then Apple's GPU, then the CPU.
-
-    Raises:
-        UserError: no such device here.
-    """
-    if name == "auto":
-        if torch.cuda.is_available():
-            name = "cuda"
-        else:
-            name = "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UserError(f"--device {name} cannot be used here; try --device cpu.") from error
-    return device
-
-
-def seed_everything(seed: int) -> None:
-    """Seed Python, NumPy and PyTorch."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
 
 
 def colour_mask(mask: np.ndarray, colors: tuple) -> np.ndarray:

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 from fastervit.models.faster_vit_any_res import faster_vit_0_any_res
 
-from benchmark import machine
+from common.device import machine
 from segmentation_model import build_model
 
 

@@ -16,15 +16,15 @@ sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
 
-import distributed  # noqa: E402
-import segmentation_model  # noqa: E402
+from common import distributed  # noqa: E402
+from models.variants import VARIANTS, Variant  # noqa: E402
 
-TINY = segmentation_model.Variant(8, 8, (1, 1, 1, 1), (1, 1, 2, 2), 0.1, "tiny.pth.tar")
+TINY = Variant(8, 8, (1, 1, 1, 1), (1, 1, 2, 2), 0.1, "tiny.pth.tar")
 
 
 def add_tiny() -> None:
     """Make `tiny` a variant like any other."""
-    segmentation_model.VARIANTS["tiny"] = TINY
+    VARIANTS["tiny"] = TINY
 
 
 def look_into_ranks() -> None:

@@ -11,15 +11,15 @@ import pytest
 import torch
 from PIL import Image
 
-import cli
 import datasets
+from common import cli
+from common.errors import UserError
 from config import IMAGENET_MEAN, IMAGENET_STD, ClassTable
-from dataset_checks import check_pairs, report
+from data.checks import check_pairs, report
+from data.images import read_image, write_image, write_mask
+from data.masks import MaskReader, read_class_table
+from data.pairs import data_fingerprint, find_pairs
 from datasets import SegmentationDataset, make_augmentation, make_loader
-from errors import UserError
-from images import read_image, write_image, write_mask
-from masks import MaskReader, read_class_table
-from pairs import data_fingerprint, find_pairs
 
 REPO = Path(__file__).parent.parent
 REAL = REPO.parent / "shared" / "data"

@@ -12,10 +12,11 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 import engine
-from engine import NonFiniteWatch, Precision
-from errors import UserError
-from losses import cross_entropy
+from common.errors import UserError
+from engine import NonFiniteWatch
 from metrics import ConfusionMatrix
+from training.losses import cross_entropy
+from training.precision import Precision
 
 CPU = Precision(torch.device("cpu"))
 

@@ -12,12 +12,11 @@ pytest.importorskip("onnxruntime", reason="requirements-export.txt is not instal
 pytest.importorskip("onnxscript", reason="requirements-export.txt is not installed")
 
 import export  # noqa: E402
-import onnx_model  # noqa: E402
-from checkpoint import Loaded  # noqa: E402
+from common.errors import UserError  # noqa: E402
 from config import ClassTable, ModelConfig  # noqa: E402
-from errors import UserError  # noqa: E402
-from predictor import Predictor  # noqa: E402
-from segmentation_model import build_model, fold_batchnorm  # noqa: E402
+from inference import onnx_model  # noqa: E402
+from inference.predictor import Predictor  # noqa: E402
+from segmentation_model import Loaded, build_model, fold_batchnorm  # noqa: E402
 
 CLASSES = ClassTable(("ground", "leaf", "spot"), ((0, 0, 0), (0, 9, 0), (9, 0, 0)),
                      ((0, 0, 0), (0, 9, 0), (9, 0, 0)))  # fmt: skip

@@ -16,12 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from run_tiny import add_tiny
-from test_video import write_video
+from tiny_video import write_video
 
-from checkpoint import load_model, save_checkpoint
+from common.errors import UserError
 from config import ClassTable, ModelConfig
-from errors import UserError
-from images import (
+from data.images import (
     read_header,
     read_image,
     read_mask_raw,
@@ -30,10 +29,11 @@ from images import (
     write_image,
     write_mask,
 )
-from masks import Census, MaskReader, read_class_table
-from predictor import _starts
-from segmentation_model import build_model
-from video import VideoReader
+from data.masks import Census, MaskReader, read_class_table
+from inference.predictor import _starts
+from models.checkpoint import save_checkpoint
+from segmentation_model import build_model, load_model
+from video.files import VideoReader
 
 # Of every hundred inputs, how many are of which kind; the slow ones are the fewest.
 SHARES = {"image": 62, "labelmap": 20, "video": 13, "checkpoint": 5}

@@ -15,11 +15,11 @@ from run_tiny import add_tiny
 from torch import nn
 
 import inference_image
-from checkpoint import save_checkpoint
+from common.errors import UserError
 from config import ClassTable, ModelConfig
-from errors import UserError
+from inference.predictor import Predictor
 from inference_image import find_inputs, measure
-from predictor import Predictor
+from models.checkpoint import save_checkpoint
 from segmentation_model import build_model
 
 LEAF = ClassTable(("ground", "leaf", "spot"), ((0, 0, 0), (0, 176, 0), (255, 0, 0)),

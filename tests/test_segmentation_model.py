@@ -37,16 +37,12 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import engine
 import segmentation_model
-from backbone import PositionTable
-from errors import UserError
-from heads import conv3x3_of_upsampled, run_article_head
-from losses import cross_entropy
-from segmentation_model import (
-    VARIANTS,
-    FasterViT,
-    build_model,
-    window_without_padding,
-)
+from common.errors import UserError
+from models.backbone import PositionTable
+from models.heads import conv3x3_of_upsampled, run_article_head
+from models.variants import VARIANTS
+from segmentation_model import FasterViT, build_model, window_without_padding
+from training.losses import cross_entropy
 
 ROOT = Path(segmentation_model.__file__).parent
 FEATURE_TOLERANCE = 1e-5

@@ -20,12 +20,13 @@ from run_tiny import add_tiny
 from tiny_data import write_data, write_pairs
 
 import evaluate
-import pretrained
 import train
-from checkpoint import load_model, read_checkpoint
+from common.errors import UserError
 from config import DEFAULT_OUT_DIR
-from errors import UserError
-from run_folder import BEST, PRODUCTS
+from models import pretrained
+from models.checkpoint import read_checkpoint
+from segmentation_model import load_model
+from training.run_folder import BEST, PRODUCTS
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE = ["--model", "tiny", "--head", "pyramid", "--weights", "none", "--imgsz", "64", "32",

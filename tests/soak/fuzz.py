@@ -13,7 +13,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[up]) for up in (1, 2)]
 
 from test_fuzz import fuzz
 
-import cli
+from common import cli
 
 
 def main() -> int:

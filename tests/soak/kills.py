@@ -18,8 +18,8 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
 import torch
 from tiny_data import write_data
 
-import cli
-from checkpoint import read_checkpoint
+from common import cli
+from models.checkpoint import read_checkpoint
 
 
 def command(data: Path, out_dir: Path, workers: int, epochs: int, *flags: str) -> list[str]:

@@ -18,10 +18,10 @@ import cv2
 import numpy as np
 from torch import nn
 
-import cli
-from checkpoint import save_checkpoint
+from common import cli
 from config import ClassTable, ModelConfig
-from images import write_image
+from data.images import write_image
+from models.checkpoint import save_checkpoint
 from segmentation_model import build_model
 
 LIMIT = 3 * 1024  # MiB

@@ -24,10 +24,10 @@ import torch
 from PIL import Image
 from run_tiny import add_tiny
 
-import cli
 import inference_image
-from checkpoint import save_checkpoint
+from common import cli
 from config import ClassTable, ModelConfig
+from models.checkpoint import save_checkpoint
 from segmentation_model import build_model
 
 

@@ -17,9 +17,9 @@ import torch
 from run_tiny import add_tiny
 from tiny_data import write_data
 
-import cli
 import engine
 import train
+from common import cli
 
 BATCHES = 50  # steps an epoch
 

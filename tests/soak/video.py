@@ -18,7 +18,7 @@ sys.path.insert(0, str(ROOT))
 import av
 import numpy as np
 
-import cli
+from common import cli
 
 SIZE, RATE, SAMPLES = (360, 640), 25, 44100
 # The whole way of a video but for the model, whose place brightness takes.

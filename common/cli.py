@@ -1,0 +1,131 @@
+"""What all command lines share: checked argument types, the usual flags, errors in one sentence."""
+
+import argparse
+import io
+import math
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+
+from common.errors import UserError
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose --help opens with the script's own docstring, examples included."""
+
+    def __init__(self, doc: str):
+        super().__init__(description=doc, formatter_class=_HelpFormatter, allow_abbrev=False)
+        self.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+    def add_device(self) -> None:
+        self.add_argument(
+            "--device", default="auto", metavar="D", help="auto, cpu, cuda, cuda:1, mps"
+        )
+
+    def add_imgsz(self, default: list[int] | None, why: str, group=None) -> None:
+        (group or self).add_argument(
+            "--imgsz",
+            nargs=2,
+            type=pixels,
+            metavar=("WIDTH", "HEIGHT"),
+            default=default,
+            help=why,
+        )
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Keeps the docstring's lines; adds defaults, but not `None` or `False`, which say nothing."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        if action.default is None or action.default is False:
+            return action.help or ""
+        return super()._get_help_string(action) or ""
+
+
+def number(
+    kind: type, low: float, high: float = math.inf, *, open_low: bool = False
+) -> Callable[[str], float]:
+    """Make an argument type: a finite `kind` (int or float) from `low` to `high`."""
+    what = "a whole number" if kind is int else "a number"
+    above = "above" if open_low else "from"
+    span = f"{above} {low:g} to {high:g}" if high < math.inf else f"{above} {low:g} up"
+
+    def parse(text: str) -> float:
+        try:
+            value = kind(text)
+            float(value)  # a whole number may be too long for one
+        except (ValueError, OverflowError):
+            value = math.nan
+        if not (math.isfinite(value) and low <= value <= high) or (open_low and value == low):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {what} {span}")
+        return value
+
+    return parse
+
+
+pixels = number(int, 32, 16384)  # a side of the network's input
+positive_int = number(int, 1)
+natural = number(int, 0)
+positive_float = number(float, 0, open_low=True)
+fraction = number(float, 0, 1)
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Run a script's `main` and turn what goes wrong into one sentence and an exit code.
+
+    0: done (or what `main` returned). 2: a mistake the user can fix, or an error of ours (then the
+    sentence asks for `--debug`). 130: interrupted by Ctrl-C.
+    """
+    debug = "--debug" in sys.argv
+    signal.signal(signal.SIGTERM, interrupt)
+    for stream in (sys.stdout, sys.stderr):  # not every terminal can print every name
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        code = main()
+    except KeyboardInterrupt:
+        print(
+            "\nInterrupted. What was finished is whole; start the same command again.",
+            file=sys.stderr,
+        )
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of our output went away, as `| head` does
+        sys.stderr.close()
+        sys.exit(1)
+    except Exception as error:
+        try:
+            if debug:
+                traceback.print_exc()
+            print(f"error: {explain(error)}", file=sys.stderr)
+        except OSError:
+            sys.exit(2)  # nobody can be told: the terminal's own disk is full
+        sys.exit(2)
+    sys.exit(code or 0)
+
+
+def interrupt(*_) -> None:
+    """What SIGTERM does: the same as Ctrl-C, also under nohup, where SIGINT itself is ignored."""
+    raise KeyboardInterrupt
+
+
+def explain(error: Exception) -> str:
+    """One sentence for any error: our own as they are, the system's with the file's name."""
+    sentence = " ".join(_sentence(error).split())
+    # Names in it may come from a stranger; what controls a terminal is shown, not obeyed.
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in sentence)
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        return (
+            f"{where}{error.strerror or error}. Nothing was half-written; put this right and retry."
+        )
+    text = " ".join(str(error).split())[:300]
+    full = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    if full or "not enough memory" in text or "t allocate memory" in text:
+        return f"The memory is too small ({text[:120]}): try a smaller --imgsz, --batch or --tile."
+    return f"unexpected {type(error).__name__}: {text} (run again with --debug for the traceback)"

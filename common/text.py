@@ -1,0 +1,30 @@
+"""Text from strangers: read in whatever encoding it has, shown so that no terminal obeys it."""
+
+import unicodedata
+from pathlib import Path
+
+from common.errors import UserError
+
+
+def printable(name: object) -> str:
+    """A name from a stranger's file as it may be printed: control characters are escaped."""
+    return "".join(
+        char if unicodedata.category(char)[0] != "C" else char.encode("unicode_escape").decode()
+        for char in str(name)
+    )
+
+
+def read_text(path: Path) -> str:
+    """The text of a small file in UTF-8, with or without a mark, or in Latin-1, which takes all."""
+    try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise UserError(f"{printable(path)} is a device or a pipe, not a list; replace it.")
+        if path.stat().st_size > 1 << 24:
+            raise UserError(f"{printable(path)} is far too large for a list; replace it.")
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{printable(path)} cannot be read ({error.strerror}).") from error
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("latin-1")

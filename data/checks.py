@@ -1,0 +1,324 @@
+"""What is wrong with a data set, found before a training run is spoilt by it.
+
+`check_pairs` is the quick part that stops a training; `report` is all of it, for a person to read.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from common.errors import UserError
+from common.files import write_text
+from common.text import printable
+from config import IGNORE_INDEX, ClassTable, Size
+from data.images import map_files, read_header, read_image, read_mask_raw
+from data.masks import Census, MaskReader, table_lines
+from data.pairs import SPLITS, Matching, Pair, explain_ambiguous, is_cvat, match_split
+
+# What spoils a training, or what is learnt from it.
+PROBLEMS = {
+    "unreadable": "cannot be read",
+    "no_mask": "images without a mask",
+    "no_image": "masks without an image",
+    "ambiguous": "names that are not clear",
+    "values": "masks with values outside the class table",
+    "sizes": "masks whose proportions differ from their image's",
+    "smoothed": "masks that look like JPEG, or resized with smoothing",
+    "leak": "the same picture in two splits",
+}
+# What a person should know.
+NOTES = {
+    "absent": "classes that do not occur",
+    "empty": "masks with nothing but the first class",
+    "twins": "the same picture twice in one split",
+    "resized": "masks of another size than their image (they are resized)",
+    "exif": "photographs that EXIF rotates",
+}
+# Findings of a kind that are printed; --fix-list writes all.
+SHOWN = 5
+
+
+def check_pairs(pairs: list[Pair], reader: MaskReader, skip_bad: bool = False) -> list[Pair]:
+    """Decode every photograph and mask of a split; returns the pairs that can be used.
+
+    Args:
+        skip_bad: leave out what cannot be used and print the list, rather than raise.
+
+    Raises:
+        UserError: the first problem, or that no pair is left.
+    """
+
+    def problem(pair: Pair) -> UserError | None:
+        try:
+            read_image(pair.image)
+            reader.read(pair)
+        except UserError as error:
+            return error
+        return None
+
+    problems = map_files(problem, pairs, "Checking")
+    bad = [error for error in problems if error]
+    if bad and not skip_bad:
+        raise bad[0]
+    if bad:
+        tqdm.write(f"{len(bad)} of {len(pairs)} pairs are left out:")
+        for error in bad:
+            tqdm.write(f"  {error}")
+    good = [pair for pair, error in zip(pairs, problems, strict=True) if not error]
+    if not good:
+        raise bad[0] if bad else UserError("There are no pairs; check the data folder.")
+    return good
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing to tell about a file: a key of PROBLEMS or NOTES, and a sentence."""
+
+    kind: str
+    path: Path
+    text: str
+
+
+@dataclass
+class Record:
+    """What is known of one pair.
+
+    Args:
+        size: (height, width) of the photograph as displayed.
+        format: of the photograph, in Pillow's name.
+        pixels: (256,) of each class in the mask, 255 = ignored.
+        digest: of the photograph's pixels.
+    """
+
+    pair: Pair
+    size: Size | None = None
+    format: str = ""
+    pixels: np.ndarray | None = None
+    digest: bytes = b""
+    findings: list[Finding] = field(default_factory=list)
+
+    def note(self, kind: str, path: Path, text: object) -> None:
+        self.findings.append(Finding(kind, path, str(text)))
+
+
+def examine(pair: Pair, reader: MaskReader) -> Record:
+    """Look at one pair as closely as can be."""
+    record = Record(pair)
+    try:
+        header = read_header(pair.image)
+        image = read_image(pair.image)
+        record.size, record.format = header.size, header.format
+        record.digest = hashlib.blake2b(
+            repr(image.shape).encode() + image.tobytes(), digest_size=16
+        ).digest()
+    except UserError as error:
+        record.note("unreadable", pair.image, error)
+    try:
+        raw = read_mask_raw(pair.mask)
+    except UserError as error:
+        record.note("unreadable", pair.mask, error)
+        return record
+    smoothed = looks_smoothed(Census.of(raw), reader.classes)
+    try:
+        labels = reader.decode(raw, pair.mask)
+    except UserError as error:
+        hint = " It looks resized with smoothing, or saved as JPEG on its way." if smoothed else ""
+        record.note("values", pair.mask, f"{error}{hint}")
+        return record
+    if smoothed:
+        why = "is a JPEG" if raw.lossy else "has rare values along its edges"
+        record.note("smoothed", pair.mask, f"{printable(pair.mask)} {why}; save it as PNG, resized "
+                    "by nearest neighbour only.")  # fmt: skip
+    record.pixels = np.bincount(labels.ravel(), minlength=256)
+    if not record.pixels[1:IGNORE_INDEX].any():
+        record.note("empty", pair.mask, printable(pair.mask))
+    if record.size is not None:
+        compare_sizes(record, labels, reader)
+    return record
+
+
+def looks_smoothed(census: Census, classes: ClassTable) -> bool:
+    """Whether a mask holds many values that are rare: between two classes, along their edges."""
+    expected = len(table_lines(classes)) + 1  # and 255
+    rare = np.sort(census.counts)[::-1][expected:]
+    return census.lossy or (len(rare) >= 3 and rare.sum() < 0.1 * census.counts.sum())
+
+
+def compare_sizes(record: Record, labels: np.ndarray, reader: MaskReader) -> None:
+    """Note where mask and photograph differ in size, or may differ in orientation."""
+    pair, header = record.pair, read_header(record.pair.image)
+    try:
+        aligned = reader.align(labels, pair)
+    except UserError as error:
+        record.note("sizes", pair.mask, error)
+        return
+    (h, w), (height, width) = aligned.shape, header.size
+    name, turned = printable(pair.mask), labels.shape == header.stored_size != header.size
+    if (h, w) != (height, width):
+        record.note("resized", pair.mask, f"{name} is {w}x{h} px, its image {width}x{height}")
+    if turned:
+        record.note("exif", pair.image, f"{name} was painted on the photograph as stored; it is "
+                    "turned like the photograph")  # fmt: skip
+    elif header.orientation > 1 and header.size == header.stored_size:
+        record.note("exif", pair.image, f"{printable(pair.image)} has orientation "
+                    f"{header.orientation}, and its mask's size does not tell whether it was "
+                    "painted before or after; look at it")  # fmt: skip
+
+
+def find_twins(records: dict[str, list[Record]]) -> list[Finding]:
+    """Photographs whose pixels are the same, in two splits (leakage) or in one."""
+    first: dict[bytes, tuple[str, Path]] = {}
+    found = []
+    for split, members in records.items():
+        for record in members:
+            if not record.digest:
+                continue
+            other, path = first.setdefault(record.digest, (split, record.pair.image))
+            if path != record.pair.image or other != split:
+                text = f"{printable(record.pair.image)} is the same picture as {printable(path)}"
+                found.append(
+                    Finding("twins" if other == split else "leak", record.pair.image, text)
+                )
+    return found
+
+
+def find_unpaired(matching: Matching) -> list[Finding]:
+    """Files without a partner, or with two."""
+    found = [Finding("no_mask", image, f"{printable(image)} (expected {printable(expected)})")
+             for image, expected in matching.without_mask]  # fmt: skip
+    found += [Finding("no_image", mask, printable(mask)) for mask in matching.without_image]
+    found += [Finding("ambiguous", pair[0], explain_ambiguous(*pair))
+              for pair in matching.ambiguous]  # fmt: skip
+    return found
+
+
+def report(root: Path, fix_list: Path | None = None) -> int:
+    """Print all that is known of a data set; returns the number of problems.
+
+    Args:
+        fix_list: a file to write the names of the files with problems to, one a line.
+
+    Raises:
+        UserError: no such data set, or a class table that cannot be read.
+    """
+    root = Path(root)
+    reader = MaskReader.for_data(root)
+    matchings = {split: match_split(root, split) for split in SPLITS if has_split(root, split)}
+    jobs = [(split, pair) for split, found in matchings.items() for pair in found.pairs]
+    examined = map_files(lambda job: examine(job[1], reader), jobs, "Examining")
+    records: dict[str, list[Record]] = {split: [] for split in matchings}
+    for (split, _), record in zip(jobs, examined, strict=True):
+        records[split].append(record)
+    findings = [finding for found in matchings.values() for finding in find_unpaired(found)]
+    findings += [finding for record in examined for finding in record.findings]
+    findings += find_twins(records)
+    findings += find_absent(records, reader.classes)
+
+    print(f"\n{printable(root)}\n\n{reader.describe()}\n")
+    print_splits(records)
+    print_classes(records, reader.classes)
+    problems = print_findings("Problems", PROBLEMS, findings)
+    print_findings("To know", NOTES, findings)
+    offenders = [finding.path for finding in findings if finding.kind in PROBLEMS]
+    print(f"{problems} problems in {len(set(offenders))} files." if problems else "No problems.")
+    if fix_list is not None:
+        names = dict.fromkeys(printable(path.relative_to(root)) for path in offenders)
+        write_text(fix_list, "".join(f"{name}\n" for name in names))
+        print(f"{len(names)} names are in {printable(fix_list)}")
+    return problems
+
+
+def has_split(root: Path, split: str) -> bool:
+    """Whether a data set has a split; training and validation must be there."""
+    if split != "test":
+        return True
+    if is_cvat(root):
+        return (root / "ImageSets" / "Segmentation" / "test.txt").is_file()
+    return (root / "test_images").is_dir()
+
+
+def find_absent(records: dict[str, list[Record]], classes: ClassTable) -> list[Finding]:
+    """Classes that no mask of a split has: they cannot be learnt, or not be measured."""
+    found = []
+    for split, members in records.items():
+        pixels = total_pixels(members)
+        found += [
+            Finding("absent", Path(split), f"{name} does not occur in {split}")
+            for index, name in enumerate(classes.names)
+            if pixels.any() and not pixels[index]
+        ]
+    return found
+
+
+def total_pixels(records: Iterable[Record]) -> np.ndarray:
+    """Pixels of each class over all masks that were read, (256,)."""
+    return sum((r.pixels for r in records if r.pixels is not None), np.zeros(256, np.int64))
+
+
+def print_splits(records: dict[str, list[Record]]) -> None:
+    """A line a split: pairs, range of sizes, formats."""
+    rows = [("split", "pairs", "width", "height", "formats")]
+    for split, members in records.items():
+        sizes = [record.size for record in members if record.size]
+        formats = Counter(record.format for record in members if record.format)
+        rows.append((
+            split, str(len(members)), span([w for _, w in sizes]), span([h for h, _ in sizes]),
+            ", ".join(f"{count} {name}" for name, count in formats.most_common()),
+        ))  # fmt: skip
+    print_table(rows)
+
+
+def span(values: list[int]) -> str:
+    """The range of some numbers."""
+    low, high = min(values, default=0), max(values, default=0)
+    return f"{low}" if low == high else f"{low} to {high}"
+
+
+def print_classes(records: dict[str, list[Record]], classes: ClassTable) -> None:
+    """A line a class: colour, and its share of each split's pixels."""
+    rows = [("class", "colour", *records)]
+    totals = [total_pixels(members) for members in records.values()]
+    lines = [
+        *enumerate(zip(classes.names, classes.colors, strict=True)),
+        (IGNORE_INDEX, ("ignored", "")),
+    ]
+    for index, (name, color) in lines:
+        if index == IGNORE_INDEX and not any(total[index] for total in totals):
+            continue
+        shares = [f"{total[index] / max(1, total.sum()):.2%}" for total in totals]
+        rows.append((name, " ".join(map(str, color)), *shares))
+    print_table(rows)
+
+
+def print_table(rows: list[tuple[str, ...]]) -> None:
+    """Columns as wide as they need to be, a line below the heads."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rows = [rows[0], tuple("-" * width for width in widths), *rows[1:]]
+    for row in rows:
+        print("  ".join(cell.ljust(n) for cell, n in zip(row, widths, strict=True)).rstrip())
+    print()
+
+
+def print_findings(title: str, kinds: dict[str, str], findings: list[Finding]) -> int:
+    """The findings of some kinds, the first few of each; returns how many there are."""
+    total = 0
+    for kind, what in kinds.items():
+        texts = [finding.text for finding in findings if finding.kind == kind]
+        if not texts:
+            continue
+        if not total:
+            print(title)
+        total += len(texts)
+        print(f"  {len(texts)} {what}")
+        for text in texts[:SHOWN]:
+            print(f"    {text}")
+        if len(texts) > SHOWN:
+            print(f"    and {len(texts) - SHOWN} more")
+    if total:
+        print()
+    return total

@@ -1,0 +1,269 @@
+"""What a data folder holds: which photograph belongs to which mask, and to which split.
+
+A folder is laid out as in the article (train_images, train_masks, valid_images, valid_masks, and
+test_images, test_masks where there are any) or as CVAT exports it ("Segmentation mask 1.1").
+"""
+
+import hashlib
+import unicodedata
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from common.errors import UserError
+from common.text import printable, read_text
+from data.images import list_images
+
+SPLITS = ("train", "valid", "test")
+# The lists of names in a CVAT export that make a split.
+CVAT_LISTS = {"train": ("train",), "valid": ("valid", "val", "validation"), "test": ("test",)}
+CVAT_VALID_SHARE = 0.15
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A photograph and its mask.
+
+    Args:
+        stem: the photograph's name without its ending.
+    """
+
+    image: Path
+    mask: Path
+    stem: str
+
+
+@dataclass(frozen=True)
+class Matching:
+    """How the files of a split find their partners.
+
+    Args:
+        images: how many photographs there are.
+        pairs: those with exactly one mask, sorted.
+        without_mask: photographs without one, each with the mask that was expected.
+        ambiguous: two files that claim the same name.
+        without_image: masks whose photograph is not there.
+    """
+
+    images: int
+    pairs: list[Pair]
+    without_mask: list[tuple[Path, Path]]
+    ambiguous: list[tuple[Path, Path]]
+    without_image: list[Path]
+
+
+def find_pairs(root: Path, split: str, skip_bad: bool = False) -> list[Pair]:
+    """Pair the photographs of a split with their masks by name, sorted.
+
+    `a.jpg` belongs to `a.png` or to `a_mask.png`, with any picture's ending in any case.
+
+    Args:
+        split: "train", "valid" or "test".
+        skip_bad: leave out photographs that have no mask or several.
+
+    Raises:
+        UserError: folders are missing or empty, masks are missing or ambiguous.
+    """
+    found = match_split(root, split)
+    if found.ambiguous and not skip_bad:
+        raise UserError(explain_ambiguous(*found.ambiguous[0]))
+    if found.without_mask and not (skip_bad and found.pairs):
+        image, expected = found.without_mask[0]
+        raise UserError(
+            f"{len(found.without_mask)} of {found.images} images have no mask; the first is "
+            f"{printable(image)} (expected {printable(expected)})."
+        )
+    if not found.pairs:
+        raise UserError(explain_ambiguous(*found.ambiguous[0]))
+    left_out = [image for image, _ in found.without_mask] + [one for one, _ in found.ambiguous]
+    if left_out:
+        names = ", ".join(printable(path.name) for path in left_out)
+        tqdm.write(f"{len(left_out)} photographs without one clear mask are left out: {names}")
+    return found.pairs
+
+
+def explain_ambiguous(first: Path, second: Path) -> str:
+    """The sentence about two files that claim one name."""
+    return (
+        f"{printable(first)} and {printable(second.name)} claim the same partner; remove one of "
+        "them, or give it a name of its own."
+    )
+
+
+def match_split(root: Path, split: str) -> Matching:
+    """Find the mask of each photograph of a split, and what has no partner.
+
+    Raises:
+        UserError: folders are missing, or hold no photographs.
+    """
+    root = Path(root)
+    check_root(root)
+    if is_cvat(root):
+        return _match_cvat(root, split)
+    photos, masks = root / f"{split}_images", root / f"{split}_masks"
+    # Test photographs without any mask are a finding about them, not about the folder's layout.
+    for folder in (photos,) if split == "test" else (photos, masks):
+        if not folder.is_dir():
+            raise UserError(
+                f"{printable(root)} has no folder {folder.name}; it needs train_images, "
+                "train_masks, valid_images and valid_masks, or a CVAT export."
+            )
+    images = _by_name(list_images(photos), photos)
+    if not images:
+        raise UserError(f"{printable(photos)} holds no pictures; put the photographs there.")
+    labels = _by_name(list_images(masks), masks) if masks.is_dir() else {}
+    return _match(images, labels, masks)
+
+
+def check_root(root: Path) -> None:
+    """Refuse what is no folder.
+
+    Raises:
+        UserError: it is a file (an export that was not unpacked), or not there.
+    """
+    if root.is_file():
+        raise UserError(f"{printable(root)} is a file; unpack it and give the folder with --data.")
+    if not root.is_dir():
+        raise UserError(
+            f"{printable(root)} is not a folder; give the folder of your data with --data."
+        )
+
+
+def _by_name(paths: list[Path], base: Path) -> dict[str, list[Path]]:
+    """Files by their names without ending; macOS and Linux write the same accents differently."""
+    names: dict[str, list[Path]] = {}
+    for path in paths:
+        name = path.relative_to(base).with_suffix("").as_posix()
+        names.setdefault(unicodedata.normalize("NFC", name), []).append(path)
+    return names
+
+
+def _match(images: dict[str, list[Path]], masks: dict[str, list[Path]], folder: Path) -> Matching:
+    """Give each photograph the mask of its name, or of its name and `_mask`."""
+    found = Matching(sum(map(len, images.values())), [], [], [], [])
+    taken = set()
+    for name, photos in images.items():
+        names = [name] if f"{name}_mask" in images else [name, f"{name}_mask"]
+        own = [mask for key in names for mask in masks.get(key, [])]
+        taken.update(names)
+        if not own:
+            found.without_mask.extend((photo, folder / f"{name}.png") for photo in photos)
+        elif len(own) > 1 or len(photos) > 1:
+            found.ambiguous.append(tuple((own if len(own) > 1 else photos)[:2]))
+        else:
+            found.pairs.append(Pair(photos[0], own[0], photos[0].stem))
+    found.without_image.extend(
+        mask for name, paths in masks.items() if name not in taken for mask in paths
+    )
+    return found
+
+
+def is_cvat(root: Path) -> bool:
+    """Whether a folder is a CVAT export of the format "Segmentation mask 1.1"."""
+    return (Path(root) / "SegmentationClass").is_dir()
+
+
+def _match_cvat(root: Path, split: str) -> Matching:
+    """Pairs of a CVAT export: a list of names, a folder of masks, a folder of photographs.
+
+    Raises:
+        UserError: the export has no such split, or no photographs.
+    """
+    wanted = {unicodedata.normalize("NFC", name) for name in _cvat_names(root, split)}
+    photos, masks = root / "JPEGImages", root / "SegmentationClass"
+    if not photos.is_dir():
+        raise UserError(
+            f"{printable(root)} has no photographs: put them into {printable(photos)}, or export "
+            "again from CVAT with 'Save images'."
+        )
+    images, labels = (
+        {
+            name: paths
+            for name, paths in _by_name(list_images(folder, recursive=True), folder).items()
+            if name in wanted or name.removesuffix("_mask") in wanted
+        }
+        for folder in (photos, masks)
+    )
+    if not images:
+        raise UserError(
+            f"{printable(photos)} holds none of the {len(wanted)} photographs of the split "
+            f"{split}, such as {printable(min(wanted))}.jpg; put them there."
+        )
+    return _match(images, labels, masks)
+
+
+def _cvat_names(root: Path, split: str) -> list[str]:
+    """The names of a split: from its own list, or a share of the one list there is.
+
+    Without a list for validation, 15 % of the names are set aside for it, chosen by their
+    checksums: the same ones on every machine.
+
+    Raises:
+        UserError: no such split, or a list that names nothing.
+    """
+    lists = {path.stem.lower(): path for path in _cvat_lists(root)}
+    own = [lists[name] for name in CVAT_LISTS[split] if name in lists]
+    if split == "test" and not own:
+        raise UserError(f"{printable(root)} has no test split (ImageSets/Segmentation/test.txt).")
+    has_valid = any(name in lists for name in CVAT_LISTS["valid"])
+    if own and (has_valid or split == "test"):
+        return _read_names(own[0])
+    rest = [path for name, path in lists.items() if name not in ("test", *CVAT_LISTS["valid"])]
+    names = sorted({name for path in rest for name in _read_names(path)}, key=_checksum)
+    count = 0 if has_valid else max(1, round(CVAT_VALID_SHARE * len(names)))
+    chosen = names[:count] if split == "valid" else names[count:]
+    if not chosen:
+        raise UserError(
+            f"{printable(root)} names {len(names)} pictures in ImageSets/Segmentation; at "
+            "least 2 are needed, one of them to validate."
+        )
+    return chosen
+
+
+def _cvat_lists(root: Path) -> list[Path]:
+    return sorted((Path(root) / "ImageSets" / "Segmentation").glob("*.txt"))
+
+
+def _read_names(path: Path) -> list[str]:
+    """The names in a list, one a line; they say which pictures, never where on the disk."""
+    names = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    if not names:
+        raise UserError(f"{printable(path)} names no pictures; export again from CVAT.")
+    return names
+
+
+def _checksum(name: str) -> int:
+    return zlib.crc32(name.encode("utf-8", "surrogateescape"))
+
+
+def data_fingerprint(root: Path, splits: Iterable[list[Pair]]) -> str:
+    """Hex digest of the names and sizes of all files: whether a run resumes on the same data."""
+    root, digest = Path(root), hashlib.sha256()
+    for number, pairs in enumerate(splits):
+        for pair in pairs:
+            for path in (pair.image, pair.mask):
+                digest.update(
+                    f"{number} {path.relative_to(root)} {path.stat().st_size}\n".encode(
+                        "utf-8", "surrogateescape"
+                    )
+                )
+    return digest.hexdigest()
+
+
+def mask_files(root: Path) -> list[Path]:
+    """All masks of a data set, of the splits that exist."""
+    if is_cvat(root):
+        return list_images(Path(root) / "SegmentationClass", recursive=True)
+    folders = [Path(root) / f"{split}_masks" for split in SPLITS]
+    return [path for folder in folders if folder.is_dir() for path in list_images(folder)]
+
+
+def split_remark(root: Path) -> tuple[str, ...]:
+    """Says so where the validation split is chosen by us."""
+    lists = {path.stem.lower() for path in _cvat_lists(root)} if is_cvat(root) else {"val"}
+    if lists & set(CVAT_LISTS["valid"]):
+        return ()
+    return (f"{CVAT_VALID_SHARE:.0%} of the pictures, chosen by name, are for validation",)

@@ -1,0 +1,1 @@
+"""From a picture to its classes, and from a split to its figures."""

@@ -1,0 +1,145 @@
+"""From a predictor and a split to figures, at each mask's own size, for train.py and evaluate.py.
+
+Pictures pass one at a time, so a split of any length takes constant memory, and per-picture counts
+are summed in the order of the files, so that any number of processes gives the same bits.
+"""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from common import distributed
+from config import ClassTable
+from data.images import read_image, write_image
+from data.masks import MaskReader
+from data.pairs import Pair
+from datasets import SegmentationDataset
+from inference.predictor import Predictor
+from metrics import ConfusionMatrix, article_batch_miou, boundary_counts, mean
+from reporting.report import Sample, choose_samples
+from utils import fit_within, overlay, side_by_side
+
+ARTICLE_BATCH = 2
+
+
+def evaluate_pairs(predictor: Predictor, pairs: list[Pair], reader: MaskReader) -> list[dict]:
+    """Measure every picture of a split, shared among the processes; see `measure`."""
+    mine = pairs[distributed.rank() :: distributed.world_size()]
+    bar = tqdm(mine, desc="Evaluating", disable=not distributed.is_main(), dynamic_ncols=True)
+    shares = distributed.gather([measure(predictor, pair, reader) for pair in bar])
+    return [shares[i % len(shares)][i // len(shares)] for i in range(len(pairs))]
+
+
+def measure(predictor: Predictor, pair: Pair, reader: MaskReader) -> dict:
+    """Count one picture: (K, K) confusion and (2, K) boundary counts, at its mask's own size."""
+    truth = reader.read(pair)
+    pred = predictor.mask(predictor.scores([read_image(pair.image)])[0], truth.shape)
+    matrix = ConfusionMatrix(len(predictor.classes))
+    matrix.update(torch.from_numpy(pred), torch.from_numpy(truth))
+    return {
+        "file": pair.image.name,
+        "counts": matrix.counts.numpy(),
+        "boundary": boundary_counts(pred, truth, len(predictor.classes)),
+    }
+
+
+def summarise(records: list[dict], classes: ClassTable) -> dict:
+    """All figures of a split from its pictures' counts, flat, lists in class order."""
+    matrix = ConfusionMatrix(len(classes))
+    matrix.counts += torch.from_numpy(sum(record["counts"] for record in records))
+    intersections, unions = sum(record["boundary"] for record in records)
+    with np.errstate(invalid="ignore"):
+        boundary_iou = (intersections / unions).tolist()
+    batches = [
+        article_batch_miou(
+            torch.from_numpy(sum(r["counts"] for r in records[i : i + ARTICLE_BATCH]))
+        )
+        for i in range(0, len(records), ARTICLE_BATCH)
+    ]
+    return {
+        "images": len(records),
+        "classes": list(classes.names),
+        "miou": matrix.miou(),
+        "pixel_accuracy": matrix.pixel_accuracy(),
+        "mean_dice": mean(matrix.dice()),
+        "mean_boundary_iou": mean(boundary_iou),
+        "mean_over_images_iou": mean([image_miou(record) for record in records]),
+        "article_batch_mean_iou": mean(batches),
+        "iou": matrix.iou(),
+        "dice": matrix.dice(),
+        "precision": matrix.precision(),
+        "recall": matrix.recall(),
+        "boundary_iou": boundary_iou,
+        "confusion": matrix.counts.tolist(),
+    }
+
+
+def image_miou(record: dict) -> float:
+    """The mean IoU of one picture's classes."""
+    matrix = ConfusionMatrix(len(record["counts"]))
+    matrix.counts += torch.from_numpy(record["counts"])
+    return matrix.miou()
+
+
+def table(metrics: dict) -> str:
+    """The figures as they are printed."""
+    columns = ("iou", "boundary_iou", "dice", "precision", "recall")
+    width = max(len("class"), *(len(name) for name in metrics["classes"]))
+    lines = ["class".ljust(width) + "".join(column.rjust(14) for column in columns)]
+    for index, name in enumerate(metrics["classes"]):
+        lines.append(name.ljust(width) + "".join(figure(metrics[c][index]) for c in columns))
+    for name, what in (
+        ("miou", "mean IoU of the classes, over all pixels of the split (mIoU)"),
+        ("pixel_accuracy", "share of pixels that are right"),
+        ("mean_dice", "mean Dice of the classes"),
+        ("mean_boundary_iou", "mean boundary IoU of the classes"),
+        ("mean_over_images_iou", "mean over images of their mean IoU"),
+        (
+            "article_batch_mean_iou",
+            "mean over batches of 2, the article's way, for comparison only",
+        ),
+    ):
+        lines.append(f"{figure(metrics[name]).strip()}  {what}")
+    return "\n".join(lines)
+
+
+def figure(value: float) -> str:
+    """A share with four digits, a dash where there is none."""
+    return f"{'-' if math.isnan(value) else format(value, '.4f'):>14}"
+
+
+def samples(predictor: Predictor, pairs: list[Pair], reader: MaskReader,
+            records: list[dict]) -> Iterator[Sample]:  # fmt: skip
+    """The best, median and worst pictures of a split with their predictions, one at a time."""
+    ious = [image_miou(record) for record in records]
+    for rank, indices in choose_samples(ious).items():
+        for index in indices:
+            image, truth = read_image(pairs[index].image), reader.read(pairs[index])
+            pred = predictor.mask(predictor.scores([image])[0], truth.shape)
+            yield Sample(pairs[index].image.name, image, truth, pred, ious[index], rank)
+
+
+def save_valid_picture(
+    path: Path, predictor: Predictor, dataset: SegmentationDataset
+) -> np.ndarray:
+    """Photograph | truth | prediction of a few validation pictures, the same in every epoch."""
+    chosen = np.linspace(0, len(dataset.pairs) - 1, min(4, len(dataset.pairs))).round().astype(int)
+    rows = []
+    for index in chosen:
+        pair = dataset.pairs[index]
+        image = read_image(pair.image)
+        truth = dataset.reader.read(pair, image.shape[:2])
+        mask = predictor.masks([image])[0]
+        views = [
+            image,
+            overlay(image, truth, predictor.classes),
+            overlay(image, mask, predictor.classes),
+        ]
+        rows.append([fit_within(view, 240, 320) for view in views])
+    sheet = side_by_side(rows)
+    write_image(path, sheet)
+    return sheet

@@ -1,0 +1,115 @@
+"""What happens to a video's frames between decoder and encoder: scored, smoothed, measured, drawn.
+
+Each stage is a generator, so that `video.pipeline` can run them side by side; sound passes by in
+its place.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+
+from inference.predictor import Predictor
+from video.files import Frame, Sound
+from video.tinting import Tinter, Turn
+
+CUT = 24 / 255  # mean difference of two thumbnails, of the full range; see is_cut
+
+
+@dataclass
+class Scored:
+    """A frame with what the model says: scores (K, h, w) at the network's size."""
+
+    frame: Frame
+    scores: torch.Tensor
+    thumbnail: np.ndarray | None
+
+
+@dataclass
+class Drawn:
+    """A frame that carries its overlay, and each class's share of it."""
+
+    frame: Frame
+    shares: np.ndarray
+
+
+class Smoother:
+    """Average probabilities over time so that borders do not flicker; start anew at each cut.
+
+    Args:
+        amount: weight A in [0, 1) of the past: p_t = A p_(t-1) + (1 - A) softmax(scores_t).
+    """
+
+    def __init__(self, amount: float):
+        self._amount = amount
+        self._past: torch.Tensor | None = None
+        self._seen: np.ndarray | None = None
+
+    def __call__(self, item: Scored) -> torch.Tensor:
+        """Scores as they are if there is nothing to smooth, else averaged probabilities."""
+        if self._amount == 0:
+            return item.scores
+        now = item.scores.float().softmax(dim=0)
+        if self._past is not None and not is_cut(self._seen, item.thumbnail):
+            now = torch.lerp(now, self._past, self._amount)
+        self._past, self._seen = now, item.thumbnail
+        return now
+
+
+def is_cut(before: np.ndarray, after: np.ndarray) -> bool:
+    """Whether a new scene begins: the mean difference of two grey thumbnails exceeds 24 of 255.
+
+    Noise averages out in a thumbnail and a pan changes little of it from frame to frame; taking a
+    fast pan for a cut costs one unsmoothed frame.
+    """
+    return float(cv2.absdiff(before, after).mean()) / 255 > CUT
+
+
+def thumbnail(image: np.ndarray) -> np.ndarray:
+    """A grey picture of 32 x 32 for `is_cut`, from HWC uint8 RGB, by area averages."""
+    height, width = image.shape[:2]
+    # Every n-th pixel first: the average of 32 x 32 cells needs no more than some of each.
+    sparse = np.ascontiguousarray(image[:: max(1, height // 256), :: max(1, width // 256)])
+    return cv2.resize(cv2.cvtColor(sparse, cv2.COLOR_RGB2GRAY), (32, 32), None, 0, 0, 3)
+
+
+def score(
+    batches: Iterable[list[Frame | Sound]], predictor: Predictor, with_thumbnails: bool
+) -> Iterator[Scored | Sound]:
+    """Run the model on each batch's frames; sound passes by in its place."""
+    for batch in batches:
+        images = [item.image for item in batch if isinstance(item, Frame)]
+        scores = iter(predictor.scores(images) if images else ())
+        for item in batch:
+            if isinstance(item, Sound):
+                yield item
+                continue
+            small = thumbnail(item.image) if with_thumbnails else None
+            item.image = None  # full size, needed no more
+            yield Scored(item, next(scores), small)
+
+
+def draw(
+    items: Iterable[Scored | Sound], predictor: Predictor, turn: Turn, smooth: float
+) -> Iterator[Drawn | Sound]:
+    """Turn scores into masks of the frame's size, measure them, and tint the frame."""
+    smoother, tinter = Smoother(smooth), Tinter(predictor.classes, turn)
+    for item in items:
+        if isinstance(item, Sound):
+            yield item
+            continue
+        frame = item.frame
+        size = turn.upright_size(frame.picture.height, frame.picture.width)
+        mask = predictor.mask(smoother(item), size)
+        shares = class_shares(mask, len(predictor.classes))
+        frame.picture = tinter.draw(frame.picture, mask)
+        yield Drawn(frame, shares)
+
+
+def class_shares(mask: np.ndarray, num_classes: int) -> np.ndarray:
+    """Each class's share of a mask (H, W) uint8: (K,) in [0, 1]."""
+    # OpenCV's histogram reads the bytes as they are; NumPy's would first make them 64-bit.
+    counts = cv2.calcHist([mask], [0], None, [256], [0, 256])[:num_classes, 0]
+    return counts.astype(np.float64) / mask.size

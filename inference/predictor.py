@@ -1,0 +1,230 @@
+"""The one path from a picture to its classes: resize, normalise, model, resize back, arg-max.
+
+Training's validation pictures, evaluation, image and video inference all go through `Predictor`, so
+they cannot disagree.
+"""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from common.device import choose_device
+from common.errors import UserError
+from config import ClassTable, ModelConfig, Size
+from data.images import resize_image
+from inference import onnx_model
+from segmentation_model import FasterViT, fold_batchnorm, load_model
+
+# Rows of a picture whose scores are held at once: K x BAND x W floats, whatever the height.
+BAND = 512
+
+
+class Predictor:
+    """Segments pictures of any size with one model.
+
+    Args:
+        model: in evaluation mode; moved to `device`.
+        config: its mean, std and default input size.
+        classes: what its outputs mean.
+        size: (height, width) of the network's input; None takes the one of the training.
+        keep_aspect: fit the picture into `size` and pad it, rather than stretch it.
+        tile: side in pixels of the square tiles in which a picture larger than one passes through
+            the network at its own resolution; None to resize it as a whole.
+        overlap: share of a tile's side that it shares with the next one, in [0, 0.9].
+        flips: average the picture's and its mirror images' probabilities.
+        batch: tiles that pass at once.
+    """
+
+    def __init__(self, model: FasterViT, config: ModelConfig, classes: ClassTable,
+                 size: Size | None = None, device: str | torch.device = "cpu",
+                 keep_aspect: bool = False, tile: int | None = None, overlap: float = 0.5,
+                 flips: bool = False, batch: int = 1):  # fmt: skip
+        self.model, self.config, self.classes = model, config, classes
+        self.size = size or config.input_size
+        self.keep_aspect, self.flips = keep_aspect, flips
+        self.tile, self.overlap, self.batch = tile, overlap, batch
+        self.to(torch.device(device))
+        self._mean, self._std = (
+            np.array(values, np.float32) * 255 for values in (config.mean, config.std)
+        )
+
+    @classmethod
+    def load(
+        cls, path: Path, size: Size | None = None, device: str = "auto", **options
+    ) -> "Predictor":
+        """Make the predictor of a checkpoint, its BatchNorms folded away, or of an ONNX file.
+
+        Raises:
+            UserError: the checkpoint or the device cannot be used.
+        """
+        chosen = choose_device(device)
+        if Path(path).suffix.lower() == ".pt2":
+            raise UserError(
+                f"{path} is a file of torch.export, which can hold code and is not read; make an "
+                ".onnx file of the checkpoint with export.py."
+            )
+        if Path(path).suffix.lower() == ".onnx":
+            model, config, classes = onnx_model.load(Path(path), chosen)
+        else:
+            loaded = load_model(Path(path))
+            model = fold_batchnorm(loaded.model)
+            config, classes = loaded.config, loaded.classes
+        return cls(model, config, classes, size, chosen, **options)
+
+    def to(self, device: torch.device) -> None:
+        """Move the model."""
+        self.device = device
+        self.model = self.model.to(device).eval()
+
+    # --- Whole pictures ---
+
+    @torch.inference_mode()
+    def scores(self, images: list[np.ndarray]) -> Tensor:
+        """Logits at the network's size, (B, K, h, w) float32, of pictures HWC uint8 RGB."""
+        return self._forward([self._fit(image) for image in images])
+
+    @torch.inference_mode()
+    def mask(self, scores: Tensor, size: Size) -> np.ndarray:
+        """Class indices (H, W) uint8 at the picture's own size from its scores (K, h, w).
+
+        Scores are resized before the arg-max, so that outlines are smooth and not steps.
+        """
+        return _collect(self._bands(scores, size), size)[0]
+
+    def masks(self, images: list[np.ndarray]) -> list[np.ndarray]:
+        """Class indices (H, W) uint8 of each picture, HWC uint8 RGB, at its own size."""
+        return [mask for mask, _ in self.segment(images)]
+
+    def segment(
+        self, images: list[np.ndarray], with_probabilities: bool = False
+    ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+        """As `masks`, each with the probabilities of the classes where they are asked for.
+
+        Yields:
+            for each picture (H, W) uint8, and (K, H, W) float16 in [0, 1] or None.
+        """
+        classes = len(self.classes) if with_probabilities else 0
+        for bands, image in zip(self._bands_of(images), images, strict=True):
+            yield _collect(bands, image.shape[:2], classes)
+
+    def _bands_of(self, images: list[np.ndarray]) -> Iterator[Iterator[tuple[int, Tensor]]]:
+        """For each picture its scores at its own size, band by band from the top."""
+        whole = [image for image in images if not self._is_tiled(image)]
+        scores = iter(self.scores(whole)) if whole else iter(())
+        for image in images:
+            if self._is_tiled(image):
+                yield self._tiled_bands(image)
+            else:
+                yield self._bands(next(scores), image.shape[:2])
+
+    def _fit(self, image: np.ndarray) -> np.ndarray:
+        """Resize a picture to the network's size, or into it: HWC uint8."""
+        return resize_image(image, self._inner(image.shape[:2]))
+
+    def _inner(self, size: Size) -> Size:
+        """The part of the network's input that a picture of `size` fills."""
+        if not self.keep_aspect:
+            return self.size
+        scale = min(self.size[0] / size[0], self.size[1] / size[1])
+        return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+    def _forward(self, images: list[np.ndarray], size: Size | None = None) -> Tensor:
+        """Pictures HWC uint8, no larger than `size`, to logits (B, K, *size) float32."""
+        h, w = size or self.size
+        # Zeros after the normalisation: what a picture does not fill has the mean colour.
+        batch = np.zeros((len(images), h, w, 3), np.float32)
+        for row, image in zip(batch, images, strict=True):
+            row[: image.shape[0], : image.shape[1]] = (image - self._mean) / self._std
+        x = torch.from_numpy(batch).permute(0, 3, 1, 2).contiguous().to(self.device)
+        if not self.flips:
+            return self.model(x).float()
+        total = torch.zeros((), device=self.device)
+        for axes in ((), (3,), (2,), (2, 3)):
+            total = total + self.model(x.flip(axes)).float().softmax(1).flip(axes)
+        return (total / 4).clamp(min=1e-9).log()
+
+    def _bands(self, scores: Tensor, size: Size) -> Iterator[tuple[int, Tensor]]:
+        """Resize scores (K, h, w) to a picture's size, a band of rows at a time.
+
+        Yields:
+            the band's first row, and its scores (K, rows, W).
+        """
+        h, w = self._inner(size)
+        H, W = size
+        scores = scores[:, :h, :w]
+        if w != W:
+            scores = F.interpolate(scores[None], (h, W), mode="bilinear", align_corners=False)[0]
+        # Along the height by hand, so that the whole picture's scores never exist at once.
+        rows = ((torch.arange(H, device=scores.device) + 0.5) * (h / H) - 0.5).clamp(0, h - 1)
+        above = rows.floor().long()
+        below = (above + 1).clamp(max=h - 1)
+        weight = (rows - above)[:, None].to(scores.dtype)
+        for top in range(0, H, BAND):
+            part = slice(top, top + BAND)
+            if h == H:
+                yield top, scores[:, part]
+            else:
+                yield top, torch.lerp(scores[:, above[part]], scores[:, below[part]], weight[part])
+
+    # --- Large pictures in tiles ---
+
+    def _is_tiled(self, image: np.ndarray) -> bool:
+        return self.tile is not None and max(image.shape[:2]) > self.tile
+
+    @torch.inference_mode()
+    def _tiled_bands(self, image: np.ndarray) -> Iterator[tuple[int, Tensor]]:
+        """Scores at the picture's own resolution from overlapping tiles, blended smoothly.
+
+        Each tile counts most at its centre, where the network saw what lies around. Only the rows
+        that a later tile can still change are held: K x tile x W floats.
+        """
+        side, (H, W) = self.tile, image.shape[:2]
+        step = max(1, round(side * (1 - self.overlap)))
+        tops, lefts = (_starts(length, side, step) for length in (H, W))
+        ramp = torch.hann_window(side + 2, periodic=False, device=self.device)[1:-1]
+        window = ramp[:, None] * ramp[None, :]
+        held = torch.zeros(len(self.classes), side, W, device=self.device)
+        weights = torch.zeros(side, W, device=self.device)
+        for top, next_top in zip(tops, [*tops[1:], H], strict=True):
+            for first in range(0, len(lefts), self.batch):
+                group = lefts[first : first + self.batch]
+                tiles = [image[top : top + side, left : left + side] for left in group]
+                probs = self._forward(tiles, (side, side)).softmax(1)
+                for left, tile, prob in zip(group, tiles, probs, strict=True):
+                    h, w = tile.shape[:2]
+                    held[:, :h, left : left + w] += (prob * window)[:, :h, :w]
+                    weights[:h, left : left + w] += window[:h, :w]
+            done = next_top - top
+            yield top, (held[:, :done] / weights[:done]).log()
+            for buffer in (held, weights):
+                kept = buffer[..., done:, :].clone()
+                buffer.zero_()
+                buffer[..., : kept.shape[-2], :] = kept
+
+
+def _starts(length: int, side: int, step: int) -> list[int]:
+    """Where tiles begin along one axis: evenly, about `step` apart, the last one at the end."""
+    if length <= side:
+        return [0]
+    count = 1 + math.ceil((length - side) / step)
+    return [round(i * (length - side) / (count - 1)) for i in range(count)]
+
+
+def _collect(
+    bands: Iterator[tuple[int, Tensor]], size: Size, classes: int = 0
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Class indices (H, W) uint8 from bands of scores, and the probabilities of so many classes."""
+    mask = np.empty(size, np.uint8)
+    probabilities = np.empty((classes, *size), np.float16) if classes else None
+    for top, band in bands:
+        rows = slice(top, top + band.shape[1])
+        # On the CPU, max() is twenty times as fast as argmax(), and names the same class.
+        mask[rows] = band.max(0).indices.to("cpu", torch.uint8).numpy()
+        if probabilities is not None:
+            probabilities[:, rows] = band.softmax(0).cpu().numpy()
+    return mask, probabilities

@@ -1,0 +1,1 @@
+"""Networks: backbones, heads, their variants, and weights from and to files."""

@@ -1,0 +1,1 @@
+"""Pages and curves to look at."""

@@ -1,0 +1,70 @@
+"""What a command line says when something is wrong."""
+
+import argparse
+import sys
+
+import pytest
+
+from common import cli
+from common.errors import UserError
+
+
+def run_with(monkeypatch, function, *flags):
+    monkeypatch.setattr(sys, "argv", ["script.py", *flags])
+    with pytest.raises(SystemExit) as stop:
+        cli.run(function)
+    return stop.value.code
+
+
+def fail_with(error):
+    def function():
+        raise error
+
+    return function
+
+
+def test_a_users_mistake_is_one_sentence_and_exit_code_2(monkeypatch, capsys):
+    assert run_with(monkeypatch, fail_with(UserError("a.png is\n  empty; replace it."))) == 2
+    assert capsys.readouterr().err == "error: a.png is empty; replace it.\n"
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("x"), OSError(28, "No space left", "a.pth")])
+def test_no_traceback_without_debug_and_one_with_it(monkeypatch, capsys, error):
+    assert run_with(monkeypatch, fail_with(error)) == 2
+    message = capsys.readouterr().err
+    assert "Traceback" not in message
+    assert message.startswith("error: ")
+    assert message.count("\n") == 1
+    assert run_with(monkeypatch, fail_with(error), "--debug") == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_the_result_is_the_exit_code(monkeypatch):
+    assert run_with(monkeypatch, lambda: None) == 0
+    assert run_with(monkeypatch, lambda: 1) == 1
+    assert run_with(monkeypatch, fail_with(KeyboardInterrupt())) == 130
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        (cli.positive_int, "0"),
+        (cli.positive_int, "1.5"),
+        (cli.natural, "-1"),
+        (cli.positive_float, "nan"),
+        (cli.positive_float, "inf"),
+        (cli.positive_float, "0"),
+        (cli.fraction, "1.01"),
+        (cli.pixels, "0"),
+        (cli.pixels, "1e3"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(kind, text):
+    with pytest.raises(argparse.ArgumentTypeError, match=r"is not a (whole )?number"):
+        kind(text)
+
+
+def test_numbers_within_range_pass():
+    assert cli.positive_int("3") == 3
+    assert cli.fraction("0") == 0.0
+    assert cli.positive_float("1e-4") == 1e-4

@@ -1,0 +1,157 @@
+"""One path from pictures to masks: sizes, aspect, tiles and flips."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from common.errors import UserError
+from config import ClassTable, ModelConfig
+from inference import predictor as room
+from inference.predictor import Predictor
+
+CLASSES = ClassTable.default()
+RNG = np.random.default_rng(0)
+
+
+class Bright(nn.Module):
+    """A model whose second class is what is bright, pixel by pixel: the answer is known."""
+
+    def forward(self, x):
+        score = x.mean(1, keepdim=True)
+        return torch.cat([-score, score], dim=1)
+
+
+class Smooth(nn.Module):
+    """A model that looks around, as real ones do."""
+
+    def forward(self, x):
+        score = F.avg_pool2d(x.mean(1, keepdim=True), 9, 1, 4, count_include_pad=False)
+        return torch.cat([-score, score], dim=1) * 4
+
+
+def make(model=None, size=(64, 64), **options):
+    config = ModelConfig(input_size=size, mean=(0.5,) * 3, std=(0.25,) * 3)
+    return Predictor(model or Bright(), config, CLASSES, **options)
+
+
+def halves(height, width):
+    """Dark above left, bright below right of a diagonal."""
+    y, x = np.mgrid[:height, :width]
+    bright = (y / height + x / width) > 1
+    return np.where(bright[..., None], 220, 20).astype(np.uint8).repeat(3, axis=2), bright
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 700), (37, 53), (64, 64), (700, 1100), (1300, 40)])
+def test_a_mask_has_the_pictures_own_size_and_lies_where_the_picture_does(size):
+    image, truth = halves(*size)
+    mask = make().masks([image])[0]
+    assert mask.shape == size
+    assert mask.dtype == np.uint8
+    assert (mask == truth).mean() > 0.96
+
+
+def test_scores_are_resized_as_pytorch_does_before_the_argmax():
+    scores = torch.from_numpy(RNG.normal(size=(2, 64, 64)).astype(np.float32))
+    for size in [(1200, 900), (64, 900), (50, 40)]:
+        expected = F.interpolate(scores[None], size, mode="bilinear", align_corners=False)[0]
+        bands = torch.cat([band for _, band in make()._bands(scores, size)], dim=1)
+        assert torch.allclose(bands, expected, atol=1e-4)
+        same = make().mask(scores, size) == expected.argmax(0).numpy()
+        assert same.mean() > 0.9999
+
+
+def test_pictures_of_one_batch_do_not_touch_each_other():
+    images = [halves(90, 70)[0], halves(64, 64)[0], halves(20, 200)[0][::-1].copy()]
+    together = make(Smooth()).masks(images)
+    for image, mask in zip(images, together, strict=True):
+        assert np.array_equal(mask, make(Smooth()).masks([image])[0])
+
+
+def test_keep_aspect_neither_stretches_nor_shifts():
+    seen = []
+
+    class Spy(Bright):
+        def forward(self, x):
+            seen.append(x.clone())
+            return super().forward(x)
+
+    image, truth = halves(100, 200)
+    mask = make(Spy(), keep_aspect=True).masks([image])[0]
+    assert (mask == truth).mean() > 0.96
+    assert (seen[0][:, :, 32:] == 0).all()  # 100x200 fills the upper 32 of 64 rows
+    assert (seen[0][:, :, :32] != 0).all()
+
+
+def test_tiles_give_what_the_whole_picture_gives_at_its_own_resolution():
+    image = RNG.integers(0, 255, (150, 233, 3), dtype=np.uint8)
+    for overlap in (0.0, 0.25, 0.5):
+        tiled = make(tile=48, overlap=overlap, batch=3)
+        assert np.array_equal(tiled.masks([image])[0], image.astype(float).mean(2) > 127.5)
+
+
+def test_blending_tiles_hides_their_borders():
+    image = np.kron(RNG.integers(0, 255, (20, 20, 3)), np.ones((8, 8, 1))).astype(np.uint8)
+    whole = next(make(Smooth(), size=(160, 160)).segment([image], True))[1].astype(float)
+    errors = {}
+    for overlap in (0.0, 0.5):
+        tiled = next(make(Smooth(), tile=64, overlap=overlap).segment([image], True))[1].astype(
+            float
+        )
+        errors[overlap] = np.abs(tiled - whole).max()
+    assert errors[0.5] < 0.5 * errors[0.0]
+
+
+def test_what_tiles_hold_does_not_grow_with_the_pictures_height():
+    predictor = make(tile=64, overlap=0.5)
+    image = np.zeros((2000, 100, 3), np.uint8)
+    tallest = max(band.shape[1] for _, band in predictor._tiled_bands(image))
+    assert tallest <= 64
+
+
+def test_small_pictures_are_not_tiled():
+    image, truth = halves(40, 40)
+    assert np.array_equal(make(tile=64).masks([image])[0], make().masks([image])[0])
+    assert truth.any()
+
+
+def test_flips_average_what_the_mirror_images_give():
+    class Leftish(nn.Module):
+        """Says 1 on the left half whatever it sees: only an average over flips is symmetric."""
+
+        def forward(self, x):
+            ramp = torch.linspace(3, -3, x.shape[3]).expand(len(x), 1, *x.shape[2:])
+            return torch.cat([-ramp, ramp], dim=1)
+
+    image = np.zeros((64, 64, 3), np.uint8)
+    plain = next(make(Leftish()).segment([image], True))[1]
+    flipped = next(make(Leftish(), flips=True).segment([image], True))[1]
+    assert plain[1, 0, 0] > 0.99
+    assert np.allclose(flipped, flipped[:, ::-1, ::-1], atol=2e-3)
+    assert np.allclose(flipped, flipped[:, :, ::-1], atol=2e-3)
+
+
+@pytest.mark.parametrize("options", [{}, {"tile": 48}, {"flips": True}, {"keep_aspect": True}])
+def test_probabilities_sum_to_one_and_agree_with_the_mask(options):
+    image = RNG.integers(0, 255, (90, 120, 3), dtype=np.uint8)
+    predictor = make(Smooth(), **options)
+    probabilities = next(predictor.segment([image], True))[1].astype(np.float32)
+    assert np.allclose(probabilities.sum(0), 1, atol=2e-3)
+    clear = np.abs(probabilities[0] - 0.5) > 1e-2
+    assert np.array_equal(probabilities.argmax(0)[clear], predictor.masks([image])[0][clear])
+
+
+def test_a_band_is_a_small_part_of_a_large_picture(monkeypatch):
+    monkeypatch.setattr(room, "BAND", 7)
+    image, truth = halves(300, 200)
+    predictor = make()
+    bands = list(predictor._bands(predictor.scores([image])[0], (300, 200)))
+    assert all(band.shape[1] <= 7 for _, band in bands)
+    assert (predictor.masks([image])[0] == truth).mean() > 0.96
+
+
+def test_a_file_of_torch_export_is_refused_before_it_is_opened(tmp_path):
+    torch.export.save(torch.export.export(Smooth(), (torch.zeros(1, 3, 8, 8),)), tmp_path / "m.pt2")
+    with pytest.raises(UserError, match=r"can hold code.*\.onnx"):
+        Predictor.load(tmp_path / "m.pt2")

@@ -1,0 +1,1 @@
+"""Scripts beside the doors: measuring, drawing sample data, comparing with others."""

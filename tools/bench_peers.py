@@ -1,0 +1,62 @@
+"""Time of a training step and of a picture, for the peers and for FasterViT-0, in turns.
+
+    python tools/bench_peers.py [--imgsz 320 160] [--batch 4] [--rounds 7]
+
+The steps are those of benchmark.py: random pictures, three classes, fp32, Adam; a picture is one
+inference, without reading and drawing.
+"""
+
+import argparse
+import statistics
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import torch  # noqa: E402
+from torch import nn  # noqa: E402
+
+from segmentation_model import build_model, window_without_padding  # noqa: E402
+from tools.benchmark import Case, make_step, seconds  # noqa: E402
+from tools.run_peer import PEERS  # noqa: E402
+
+CPU = torch.device("cpu")
+
+
+def medians(models: dict[str, nn.Module], size: tuple[int, int], batch: int, mode: str,
+            rounds: int) -> dict[str, float]:  # fmt: skip
+    """Seconds that each model takes for a step, after one that does not count."""
+    steps = {}
+    for name, model in models.items():
+        case = Case("eager", name, "pyramid", 3, size, batch, mode, "cpu", "off")
+        steps[name] = make_step(model, case)
+        steps[name]()
+    times = [{name: seconds(step, CPU) for name, step in steps.items()} for _ in range(rounds)]
+    return {name: statistics.median(turn[name] for turn in times) for name in models}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--imgsz", nargs=2, type=int, default=[320, 160])
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=7)
+    args = parser.parse_args()
+    size = tuple(args.imgsz[::-1])
+    window = window_without_padding(size)
+    models = {"FasterViT-0, pyramid": build_model("faster_vit_0", "pyramid", 3, window)}
+    models |= {name: make(3) for name, make in PEERS.items()}
+    steps = medians(models, size, args.batch, "train", args.rounds)
+    pictures = medians(models, size, 1, "inference", args.rounds)
+    ours = steps["FasterViT-0, pyramid"]
+    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}")
+    print("| model | parameters | training step | against ours | pictures a second |")
+    print("|---|---|---|---|---|")
+    for name, model in models.items():
+        weights = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+        step, rate = steps[name], 1 / pictures[name]
+        print(f"| {name} | {weights:.1f} M | {step:.2f} s | {step / ours:.2f} | {rate:.1f} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""What the options of train.py cost in time and memory, by hand (not part of the tests).
+
+    python tools/sample_data.py --out-dir input/demo
+    python tools/bench_training.py --data input/demo [--epochs 2] [--rounds 3] [--slow]
+
+Each option trains in a process of its own, all in turns; the base is the first line.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+BASE = ["--head", "pyramid", "--weights", "none", "--batch", "4", "--optimizer", "adamw",
+        "--cache", "ram", "--workers", "1", "--overwrite"]  # fmt: skip
+OPTIONS = {
+    "(base)": [],
+    "--augment strong": ["--augment", "strong"],
+    "--loss ce+dice": ["--loss", "ce+dice"],
+    "--ema 0.99": ["--ema", "0.99"],
+    "--clip-grad 1": ["--clip-grad", "1"],
+    "--batch 2 --accumulate 2": ["--batch", "2", "--accumulate", "2"],
+    "--channels-last": ["--channels-last"],
+    "--cache none": ["--cache", "none"],
+}
+# Minutes an epoch, or before the first one, on a CPU without 16-bit arithmetic.
+SLOW = {"--amp bf16": ["--amp", "bf16"], "--compile": ["--compile"]}
+
+
+def peak_mebibytes(process: subprocess.Popen) -> float:
+    """Wait for a process; the largest resident size it ever had, without its workers'."""
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"{process.args} failed")
+    return usage.ru_maxrss / 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--imgsz", nargs=2, default=["160", "160"])
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--slow", action="store_true", help="bf16 and the compiler instead")
+    args = parser.parse_args()
+    options = {"(base)": []} | SLOW if args.slow else OPTIONS
+    seconds, memory = {name: [] for name in options}, {}
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(args.rounds):
+            for name, flags in options.items():
+                command = [sys.executable, str(ROOT / "train.py"), "--data", str(args.data),
+                           "--imgsz", *args.imgsz, "--epochs", str(args.epochs),
+                           "--out-dir", folder, *BASE, *flags]  # fmt: skip
+                memory[name] = peak_mebibytes(
+                    subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+                )
+                log = Path(folder, "log.jsonl").read_text().splitlines()
+                # The first epoch starts workers and, with --compile, the compiler.
+                seconds[name] += [json.loads(line)["seconds"] for line in log[1:]]
+    base = statistics.median(seconds["(base)"])
+    print("| option | seconds an epoch | against the base | peak memory |\n|---|---|---|---|")
+    for name, values in seconds.items():
+        median = statistics.median(values)
+        print(f"| `{name}` | {median:.1f} | {median / base:.2f} | {memory[name]:.0f} MiB |")
+
+
+if __name__ == "__main__":
+    main()

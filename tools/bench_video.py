@@ -1,0 +1,120 @@
+"""How well the stages of a video overlap, by hand (not part of the tests).
+
+    python tools/bench_video.py [--frames 200] [--repeats 5] [--real]
+
+No pipeline is faster than its slowest stage alone, nor than the CPU seconds of all its stages
+shared out over the cores. The wall time of the whole is printed over the larger of the two.
+"""
+
+# ruff: noqa: E402
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+import cv2
+import numpy as np
+import torch
+from tiny_video import write_video
+from torch import nn
+
+from common.device import machine
+from config import ClassTable, ModelConfig
+from inference.frames import draw, score
+from inference.predictor import Predictor
+from inference_video import run_pipeline
+from segmentation_model import build_model, fold_batchnorm
+from video.files import VideoReader, VideoWriter
+from video.tinting import Turn
+
+SIZE, INPUT = (1080, 1920), (144, 256)  # of the video and of the network, height first
+
+
+class Free(nn.Module):
+    """A model that takes no time: a disc of the second class."""
+
+    def __init__(self):
+        super().__init__()
+        y, x = torch.meshgrid(*(torch.linspace(-1, 1, n) for n in INPUT), indexing="ij")
+        self.scores = torch.stack([y**2 + x**2, torch.full_like(x, 0.3)])[None]
+
+    def forward(self, images):
+        return self.scores.expand(len(images), -1, -1, -1)
+
+
+def scene(index: int, height: int, width: int) -> np.ndarray:
+    """A textured ground over which a disc moves: HWC uint8."""
+    noise = np.random.default_rng(0).integers(0, 255, (height // 8, width // 8, 3), np.uint8)
+    picture = cv2.resize(noise, (width, height))
+    return cv2.circle(picture, (width // 4 + 4 * index, height // 2), 150, (200, 60, 40), -1)
+
+
+def measured(work) -> tuple[float, float, object]:
+    """Wall seconds, CPU seconds of all threads, and the result."""
+    cpu, wall = time.process_time(), time.perf_counter()
+    result = work()
+    return time.perf_counter() - wall, time.process_time() - cpu, result
+
+
+def stages_alone(source: str, predictor: Predictor, args, folder: Path) -> dict[str, tuple]:
+    """Wall and CPU seconds of each stage with its input ready."""
+    with VideoReader(source) as reader:
+        turn = Turn(reader.matrix)
+        *decode, batches = measured(lambda: list(reader.batches(args.batch)))
+        *model, scored = measured(lambda: list(score(batches, predictor, False)))
+        *tint, drawn = measured(lambda: list(draw(scored, predictor, turn, 0.0)))
+
+        def encode():
+            with VideoWriter(folder / "alone.mp4", reader, args.codec, args.crf) as writer:
+                for item in drawn:
+                    writer.write(item.frame)
+
+        *written, _ = measured(encode)
+    return {"decode": decode, "model": model, "draw": tint, "encode": written}
+
+
+def together(source: str, predictor: Predictor, args, folder: Path) -> float:
+    """Wall seconds of the whole pipeline."""
+    with VideoReader(source) as reader:
+        files = folder / "together.mp4", folder / "together.csv"
+        return measured(lambda: run_pipeline(reader, predictor, args, threading.Event(), *files))[0]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--frames", type=int, default=200)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--real", action="store_true", help="FasterViT-0 with the pyramid head")
+    args = parser.parse_args()
+    args.smooth, args.codec, args.crf, args.show = 0.0, "libx264", 20, False
+    model = fold_batchnorm(build_model("faster_vit_0", "pyramid")) if args.real else Free()
+    predictor = Predictor(model, ModelConfig(), ClassTable.default(), INPUT)
+    print(machine())
+    ratios = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        source = str(write_video(folder / "source.mp4", args.frames, SIZE, draw=scene,
+                                 options={"preset": "veryfast"}))  # fmt: skip
+        for _ in range(args.repeats):
+            stages = stages_alone(source, predictor, args, folder)
+            wall = together(source, predictor, args, folder)
+            slowest = max(wall for wall, _ in stages.values())
+            shared = sum(cpu for _, cpu in stages.values()) / os.cpu_count()
+            ratios.append(wall / max(slowest, shared))
+            parts = ", ".join(f"{n} {w:.2f} s ({c:.2f} CPU)" for n, (w, c) in stages.items())
+            print(f"{parts}; all CPU over {os.cpu_count()} cores {shared:.2f} s")
+            print(f"together {wall:.2f} s, {args.frames / wall:.1f} frames/s: {ratios[-1]:.2f}")
+    print(f"wall time over the bound, median of {args.repeats}: {statistics.median(ratios):.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What a training is told, what it minimises, how weights move, what it leaves behind."""

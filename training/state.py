@@ -1,0 +1,158 @@
+"""What an epoch changes, so that a stopped training goes on as if it had not been stopped."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from timm.utils import ModelEmaV3
+from torch import nn
+
+from common import distributed
+from common.errors import UserError
+from config import ClassTable, ModelConfig
+from models.pretrained import load_exactly
+from training.precision import Precision
+
+# How a checkpoint that a stranger changed, or a disk, makes itself known.
+DAMAGED = (KeyError, TypeError, ValueError, IndexError, RuntimeError, AttributeError)
+
+
+def damaged(error: Exception) -> UserError:
+    """What the user reads of an error in DAMAGED."""
+    return UserError(
+        f"The run cannot go on, because its checkpoint is incomplete or damaged "
+        f"({type(error).__name__}); start a new one, its best_model_iou.pth can serve as --weights."
+    )
+
+
+@dataclass
+class TrainingState:
+    """What an epoch changes, and `last.pth` therefore holds.
+
+    Args:
+        model: the bare module, with the weights that are trained.
+        precision: with the gradient scaler that fp16 needs.
+        ema: a moving average of the model's weights, where there is one.
+        history: the figures of the epochs that are done.
+        origin: what the weights started from, in words.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    precision: Precision
+    ema: ModelEmaV3 | None = None
+    history: list[dict] = field(default_factory=list)
+    origin: str = ""
+
+    @property
+    def judged(self) -> nn.Module:
+        """The weights that are measured and saved."""
+        return self.model if self.ema is None else self.ema.module
+
+    def to_plain(self) -> dict:
+        """What `restore` needs, as plain types: the tensors themselves, so write it at once.
+
+        All processes call it, for the states of their random numbers.
+        """
+        return {
+            "live_model_state_dict": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.precision.scaler.state_dict(),
+            "ema": None if self.ema is None else self.ema.module.state_dict(),
+            "history": self.history,
+            "random_states": random_states(),
+        }
+
+    def restore(self, saved: dict) -> None:
+        """Go back to where `to_plain` was called; learning rates and decay stay those of now.
+
+        Raises:
+            UserError: the checkpoint is incomplete or damaged.
+        """
+        flags = [(group["base_lr"], group["weight_decay"]) for group in self.optimizer.param_groups]
+        try:
+            load_exactly(self.model, saved["live_model_state_dict"], Path("the run's checkpoint"))
+            self.optimizer.load_state_dict(saved["optimizer"])
+            if saved["scaler"] and self.precision.scaler.is_enabled():
+                self.precision.scaler.load_state_dict(saved["scaler"])
+            if self.ema is not None:  # one that is new begins with the run's weights
+                average = saved["ema"] or saved["live_model_state_dict"]
+                load_exactly(self.ema.module, average, Path("the run's checkpoint"))
+            restore_random_states(saved["random_states"])
+            self.history = saved["history"]
+            best_epoch(self.history, "miou")
+            self.origin = str(saved.get("started_from", "not recorded"))
+        except DAMAGED as error:
+            raise damaged(error) from error
+        for group, (lr, decay) in zip(self.optimizer.param_groups, flags, strict=True):
+            group["base_lr"], group["weight_decay"] = lr, decay
+
+
+def check_same_run(saved: dict, config: ModelConfig, classes: ClassTable,
+                   flags: dict[str, str | None], fingerprint: str) -> None:  # fmt: skip
+    """Refuse to go on with what is not the same run.
+
+    Args:
+        saved: the content of a last.pth.
+        flags: those of today that must be the same, by their names.
+        fingerprint: of the data's files.
+
+    Raises:
+        UserError: names the first difference, or the checkpoint is incomplete or damaged.
+    """
+    try:
+        then, names = saved["model_config"], saved["classes"]
+        typed = {name: saved["train_args"].get(name) for name in flags}
+        # Lists that hold each other have a text of any length.
+        if not all(isinstance(value, str | None) for value in typed.values()):
+            raise TypeError("a flag is no text")
+        differences = [
+            ("--model", then["variant"], config.variant),
+            ("--head", then["head"], config.head),
+            ("--window", then.get("window"), config.window),
+            ("--imgsz", list(then["input_size"])[::-1], list(config.input_size)[::-1]),
+            ("classes", names["names"], list(classes.names)),
+            ("class colours", names["colors"], [list(color) for color in classes.colors]),
+            *((f"--{name}", typed[name], now) for name, now in flags.items()),
+            ("data files", saved["data_fingerprint"][:12], fingerprint[:12]),
+        ]
+        differences = [(what, before, now) for what, before, now in differences if before != now]
+    except DAMAGED as error:
+        raise damaged(error) from error
+    for what, before, now in differences[:1]:
+        raise UserError(
+            f"The run to resume had {what} {before}, not {now}; give the same, or start a new "
+            "run in another --out-dir (its weights can serve as --weights)."
+        )
+
+
+def best_epoch(history: list[dict], figure: str) -> int:
+    """The first epoch with the highest mIoU or the lowest loss; a NaN is never the best."""
+    sign = -1 if figure == "loss" else 1
+    values = [sign * row[f"valid_{figure}"] for row in history]
+    return 1 + max(range(len(values)), key=lambda i: (values[i] == values[i], values[i], -i))
+
+
+def random_states() -> list[dict]:
+    """The state of every generator of every process, as plain types."""
+    kind, keys, *rest = np.random.get_state()
+    own = {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": [kind, keys.tolist(), *rest],
+    }
+    return distributed.gather(own)
+
+
+def restore_random_states(states: list[dict]) -> None:
+    """Put every generator back where `random_states` saw it."""
+    if len(states) != distributed.world_size():
+        return  # another number of processes draws other numbers anyway
+    own = states[distributed.rank()]
+    torch.set_rng_state(own["torch"])
+    if torch.cuda.is_available():
+        for device, state in zip(range(torch.cuda.device_count()), own["cuda"], strict=False):
+            torch.cuda.set_rng_state(state, device)
+    kind, keys, *rest = own["numpy"]
+    np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
