@@ -13,7 +13,6 @@ gets its name: where more than 0.1 % of the pixels get another class, no file is
 """
 
 import argparse
-import copy
 import glob
 import json
 import logging
@@ -33,9 +32,9 @@ from config import DEFAULT_OUT_DIR, Size
 from data.images import list_images, read_image
 from inference import onnx_model
 from inference.predictor import Predictor
-from models.backbone import PositionTable
 from models.checkpoint import FORMAT
-from segmentation_model import FasterViT, Loaded, fold_batchnorm, load_model
+from models.deploy import fix_positions, fold_batchnorm
+from segmentation_model import Loaded, load_model
 
 # Share of pixels that may get another class than PyTorch gives them.
 MAX_DIFFERENT = 0.001
@@ -64,36 +63,6 @@ def parse_args() -> argparse.Namespace:
 # --- The graph ------------------------------------------------------------------------------------
 
 
-class FixedTable(nn.Module):
-    """A position table that was computed for the one size of the export."""
-
-    def __init__(self, table: Tensor):
-        super().__init__()
-        self.register_buffer("table", table.detach().clone())
-
-    def forward(self, height: int, width: int) -> Tensor:
-        return self.table
-
-
-def freeze_positions(model: FasterViT, size: Size) -> FasterViT:
-    """A copy for one size, its position tables constants: their networks need not run again."""
-    model, tables = copy.deepcopy(model).eval(), {}
-    hooks = [
-        module.register_forward_hook(lambda module, _, table: tables.update({module: table}))
-        for module in model.modules()
-        if isinstance(module, PositionTable)
-    ]
-    with torch.no_grad():
-        model(torch.zeros(1, 3, *size))
-    for hook in hooks:
-        hook.remove()
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            if child in tables:
-                setattr(parent, name, FixedTable(tables[child]))
-    return model
-
-
 class HalfInside(nn.Module):
     """A model that computes in 16 bits and speaks in 32, like every other export."""
 
@@ -107,7 +76,7 @@ class HalfInside(nn.Module):
 
 def to_onnx(loaded: Loaded, size: Size, half: bool, dynamic_batch: bool):
     """Translate a model into an ONNX graph with its description: `torch.onnx.ONNXProgram`."""
-    model = freeze_positions(fold_batchnorm(loaded.model), size)
+    model = fix_positions(fold_batchnorm(loaded.model), [size])
     model = HalfInside(model).eval() if half else model
     # A batch of one would be taken for a constant.
     images = torch.zeros(2 if dynamic_batch else 1, 3, *size)
@@ -116,13 +85,16 @@ def to_onnx(loaded: Loaded, size: Size, half: bool, dynamic_batch: bool):
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's, on its own insides, as the log above
         program = torch.onnx.export(
-            model, (images,), dynamo=True, verbose=False, input_names=["images"],
-            output_names=["logits"], dynamic_shapes=(batch,) if batch else None,
-        )  # fmt: skip
+            model,
+            (images,),
+            dynamo=True,
+            verbose=False,
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_shapes=(batch,) if batch else None,
+        )
     config = loaded.config.to_plain() | {"input_size": list(size)}
-    description = {
-        "format": FORMAT, "model_config": config, "classes": loaded.classes.to_plain(),
-    }  # fmt: skip
+    description = {"format": FORMAT, "model_config": config, "classes": loaded.classes.to_plain()}
     for key, value in description.items():
         program.model.metadata_props[key] = json.dumps(value)
     return program
@@ -255,8 +227,15 @@ def file_name(model: Path, size: Size, half: bool) -> str:
     return f"{model.stem}_{size[1]}x{size[0]}{'_half' if half else ''}.onnx"
 
 
-def export(loaded: Loaded, path: Path, size: Size, half: bool = False, dynamic_batch: bool = False,
-           images: Path | None = None, limit: int = MAX_INSIDE) -> str:  # fmt: skip
+def export(
+    loaded: Loaded,
+    path: Path,
+    size: Size,
+    half: bool = False,
+    dynamic_batch: bool = False,
+    images: Path | None = None,
+    limit: int = MAX_INSIDE,
+) -> str:
     """Write `path` if what it holds gives the same masks; see `verify` and `write`."""
     program = to_onnx(loaded, size, half, dynamic_batch)
     with replacing(path) as temporary:

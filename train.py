@@ -38,11 +38,13 @@ from data.pairs import Pair, data_fingerprint, find_pairs
 from datasets import SegmentationDataset, input_size, make_loader
 from inference.evaluation import evaluate_pairs, samples, save_valid_picture, summarise, table
 from inference.predictor import Predictor
+from models.backbone import window_without_padding
 from models.checkpoint import read_checkpoint, save_checkpoint, versions
 from models.heads import HEADS
+from models.pretrained import load_weights
 from models.variants import VARIANTS
 from reporting.report import write_report
-from segmentation_model import build_model, load_weights, window_without_padding
+from segmentation_model import build_model
 from training.losses import LOSSES, Loss, make_criterion
 from training.optimisation import OPTIMIZERS, SCHEDULERS, lr_factor, make_optimizer
 from training.run_folder import (

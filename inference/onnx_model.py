@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from config import ClassTable, ModelConfig, Size
-from models.checkpoint import FORMAT, described
+from models.checkpoint import FORMAT, parse_description
 
 # The description is a few hundred bytes a class; what is longer was not written by export.py.
 MAX_DESCRIPTION = 1 << 20
@@ -142,7 +142,7 @@ def _description(proto, path: Path) -> tuple[ModelConfig, ClassTable]:
             f"{path} has the format {content['format']!r}, and this version knows up to {FORMAT}; "
             "update the code."
         )
-    return described(content, path)
+    return parse_description(content, path)
 
 
 def _check_external_data(onnx, proto, path: Path) -> None:

@@ -11,14 +11,15 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from common.device import choose_device
 from common.errors import UserError
 from config import ClassTable, ModelConfig, Size
 from data.images import resize_image
 from inference import onnx_model
-from segmentation_model import FasterViT, fold_batchnorm, load_model
+from models.deploy import fix_positions, fold_batchnorm
+from segmentation_model import load_model
 
 # Rows of a picture whose scores are held at once: K x BAND x W floats, whatever the height.
 BAND = 512
@@ -40,10 +41,19 @@ class Predictor:
         batch: tiles that pass at once.
     """
 
-    def __init__(self, model: FasterViT, config: ModelConfig, classes: ClassTable,
-                 size: Size | None = None, device: str | torch.device = "cpu",
-                 keep_aspect: bool = False, tile: int | None = None, overlap: float = 0.5,
-                 flips: bool = False, batch: int = 1):  # fmt: skip
+    def __init__(
+        self,
+        model: nn.Module,
+        config: ModelConfig,
+        classes: ClassTable,
+        size: Size | None = None,
+        device: str | torch.device = "cpu",
+        keep_aspect: bool = False,
+        tile: int | None = None,
+        overlap: float = 0.5,
+        flips: bool = False,
+        batch: int = 1,
+    ):
         self.model, self.config, self.classes = model, config, classes
         self.size = size or config.input_size
         self.keep_aspect, self.flips = keep_aspect, flips
@@ -55,9 +65,14 @@ class Predictor:
 
     @classmethod
     def load(
-        cls, path: Path, size: Size | None = None, device: str = "auto", **options
+        cls,
+        path: Path,
+        size: Size | None = None,
+        device: str = "auto",
+        tile: int | None = None,
+        **options,
     ) -> "Predictor":
-        """Make the predictor of a checkpoint, its BatchNorms folded away, or of an ONNX file.
+        """Make the predictor of an ONNX file or a checkpoint, whose model is made to predict only.
 
         Raises:
             UserError: the checkpoint or the device cannot be used.
@@ -72,9 +87,10 @@ class Predictor:
             model, config, classes = onnx_model.load(Path(path), chosen)
         else:
             loaded = load_model(Path(path))
-            model = fold_batchnorm(loaded.model)
             config, classes = loaded.config, loaded.classes
-        return cls(model, config, classes, size, chosen, **options)
+            sizes = [size or config.input_size] + ([(tile, tile)] if tile else [])
+            model = fix_positions(fold_batchnorm(loaded.model).to(chosen), sizes)
+        return cls(model, config, classes, size, chosen, tile=tile, **options)
 
     def to(self, device: torch.device) -> None:
         """Move the model."""

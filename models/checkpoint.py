@@ -1,12 +1,16 @@
-"""The one way to write a checkpoint and the one way to read it; weights to start from.
+"""The one way to write a checkpoint and the one way to read it, whatever its origin.
 
 A checkpoint holds tensors, numbers, strings and lists, never code, and rebuilds its own model:
-`load_model(path)` needs nothing else. The article's files, which hold a state dict alone, load too.
+`segmentation_model.load_model(path)` needs nothing else. The article's files, which hold a state
+dict alone, and NVIDIA's are read, too.
 """
 
+import argparse
 import errno
 import math
+import pickle
 import platform
+import zipfile
 from pathlib import Path
 
 import torch
@@ -16,11 +20,17 @@ from common.errors import UserError
 from common.files import replacing
 from common.text import printable
 from config import ClassTable, ModelConfig
-from models import pretrained
 from models.heads import HEADS
 from models.variants import VARIANTS
 
 FORMAT = 1
+# NVIDIA's files carry caches of the size that was trained at. They are computed, never learnt.
+CACHES = (".relative_coords_table", ".relative_position_index", ".relative_bias")
+# What weights are made of; a file may hold other kinds of tensors, which no layer of ours has.
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+PLAIN_TYPES = (*_FLOATS, torch.int32, torch.int64, torch.uint8, torch.bool)
+# The carrier tokenizer's position convolution is stored there a second time under this name.
+SECOND_NAME = ".to_global_feature.pos."
 
 
 def versions() -> dict[str, str]:
@@ -59,7 +69,7 @@ def read_checkpoint(path: Path) -> dict:
     Raises:
         UserError: not there, damaged, or of a newer format than this code knows.
     """
-    content = pretrained.read_checkpoint_file(path)
+    content = read_as_data(path)
     number = content.get("format", 0)
     if not isinstance(number, int) or number > FORMAT:
         number = number if isinstance(number, int) else type(number).__name__
@@ -70,8 +80,93 @@ def read_checkpoint(path: Path) -> dict:
     return content
 
 
-def described(content: dict, path: Path) -> tuple[ModelConfig, ClassTable]:
-    """The configuration and the classes that a checkpoint of ours carries, checked."""
+def read_as_data(path: Path) -> dict:
+    """Read a file written by `torch.save` as plain data: tensors, numbers, strings, containers.
+
+    Raises:
+        UserError: no such file, not a checkpoint, damaged, or it asks to run code.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path} is not a file; give the path of a checkpoint.")
+    _refuse_inflated(path)
+    try:
+        # NVIDIA's files hold their training flags as a Namespace, a bare container of values.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # what a damaged file provokes has no common base but this
+        if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
+            raise UserError(
+                f"{path} holds more than weights and is not loaded, because loading it could run "
+                "a stranger's code; ask its author for the state dict alone."
+            ) from error
+        raise UserError(
+            f"{path} is damaged or no checkpoint; copy or download it again."
+        ) from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds a {type(content).__name__}, not a checkpoint's dictionary.")
+    return content
+
+
+def _refuse_inflated(path: Path) -> None:
+    """Refuse an archive that unpacks to more than its own size, before anything is allocated.
+
+    `torch.save` never compresses, so only a forged file claims more than it holds.
+
+    Raises:
+        UserError: it does.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            claimed = sum(entry.file_size for entry in archive.infolist())
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return  # what cannot be listed, PyTorch refuses
+    if claimed > path.stat().st_size:
+        raise UserError(
+            f"{path} claims to unpack to {claimed / 2**20:.0f} MiB, more than it holds; it is "
+            "damaged or forged, get another."
+        )
+
+
+def state_dict_of(content: dict, path: Path) -> dict[str, torch.Tensor]:
+    """Find the state dict in a checkpoint of ours, of the article, of NVIDIA, or a bare one."""
+    state = content
+    for key in ("model_state_dict", "state_dict", "model"):
+        if isinstance(content.get(key), dict):
+            state = content[key]
+            break
+    state = {
+        name.removeprefix("module."): value
+        for name, value in state.items()
+        if isinstance(name, str)
+    }
+    if not state or not all(_is_plain(value) for value in state.values()):
+        raise UserError(f"{path} holds no state dict (a name and a tensor each); is it a model?")
+    return {
+        name: value
+        for name, value in state.items()
+        if not name.endswith(CACHES) and SECOND_NAME not in name
+    }
+
+
+def _is_plain(value: object) -> bool:
+    """Whether a value is a tensor that holds all its numbers: not sparse, quantised or complex."""
+    return (
+        isinstance(value, torch.Tensor)
+        and value.layout == torch.strided
+        and value.device.type == "cpu"
+        and value.dtype in PLAIN_TYPES
+    )
+
+
+def parse_description(content: dict, path: Path) -> tuple[ModelConfig, ClassTable]:
+    """The configuration and the classes that a file of ours carries.
+
+    Raises:
+        UserError: they are incomplete, or describe what cannot be.
+    """
     try:
         plain = content["model_config"]
         # Lists that hold each other have a text of any length.
@@ -79,8 +174,8 @@ def described(content: dict, path: Path) -> tuple[ModelConfig, ClassTable]:
             if not isinstance(text, str):
                 raise TypeError("a name is no text")
         config = ModelConfig(
-            variant=str(plain["variant"]),
-            head=str(plain["head"]),
+            variant=plain["variant"],
+            head=plain["head"],
             num_classes=int(plain["num_classes"]),
             input_size=tuple(int(side) for side in plain["input_size"]),
             mean=tuple(float(value) for value in plain["mean"]),
@@ -88,30 +183,41 @@ def described(content: dict, path: Path) -> tuple[ModelConfig, ClassTable]:
             window=None if plain.get("window") is None else int(plain["window"]),
         )
         classes = ClassTable.from_plain(content["classes"])
-        in_order = (
-            config.variant in VARIANTS and config.head in HEADS
-            and 1 <= config.num_classes == len(classes) <= 254
-            and len(config.input_size) == 2
-            and all(32 <= side <= 16384 for side in config.input_size)
-            and (config.window is None or 2 <= config.window <= 64)
-            and len(config.mean) == len(config.std) == 3 and all(value > 0 for value in config.std)
-            and all(math.isfinite(value) for value in config.mean + config.std)
-            and len(classes.colors) == len(classes.vis_colors) == len(classes)
-            and all(0 <= value <= 255 for value in sum(classes.colors + classes.vis_colors, ()))
-            and all(printable(name) == name for name in classes.names)
-        )  # fmt: skip
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UserError(
             f"{path} does not describe its model completely ({type(error).__name__}: {error}); it "
             "was not written by train.py."
         ) from error
-    if not in_order:
+    if not _can_be(config, classes):
         raise UserError(f"{path} describes a model that does not exist here: {config}.")
     return config, classes
 
 
-def article_described(state: dict, path: Path) -> tuple[ModelConfig, ClassTable]:
-    """What an article's checkpoint leaves unsaid: FasterViT-0 at 512x512, its classes counted."""
+def _can_be(config: ModelConfig, classes: ClassTable) -> bool:
+    """Whether such a model exists here, its numbers in range."""
+    colors = classes.colors + classes.vis_colors
+    return (
+        config.variant in VARIANTS
+        and config.head in HEADS
+        and 1 <= config.num_classes == len(classes) <= 254
+        and len(config.input_size) == 2
+        and all(32 <= side <= 16384 for side in config.input_size)
+        and (config.window is None or 2 <= config.window <= 64)
+        and len(config.mean) == len(config.std) == 3
+        and all(math.isfinite(value) for value in config.mean + config.std)
+        and min(config.std) > 0
+        and len(classes.colors) == len(classes.vis_colors) == len(classes)
+        and all(0 <= value <= 255 for color in colors for value in color)
+        and all(printable(name) == name for name in classes.names)
+    )
+
+
+def infer_description(state: dict, path: Path) -> tuple[ModelConfig, ClassTable]:
+    """What an article's checkpoint leaves unsaid: FasterViT-0 at 512x512, its classes counted.
+
+    Raises:
+        UserError: it has no classifier of the article's head.
+    """
     classifier = state.get("upsample_and_classify.13.weight")
     if classifier is None:
         raise UserError(
@@ -119,8 +225,8 @@ def article_described(state: dict, path: Path) -> tuple[ModelConfig, ClassTable]
         )
     count = classifier.shape[0] if classifier.ndim == 4 else 0
     if not 1 <= count <= 254:
-        raise UserError(f"{path} has a classifier of the shape {tuple(classifier.shape)}; it is "
-                        "no segmentation model.")  # fmt: skip
+        shape = f"a classifier of the shape {tuple(classifier.shape)}"
+        raise UserError(f"{path} has {shape}; it is no segmentation model.")
     classes = ClassTable.default()
     if count != len(classes):
         names = tuple(f"class {index}" for index in range(count))

@@ -4,6 +4,7 @@ The fast order needs no other weights: `article_head` has the article's layers u
 `run_article_head` computes what they would.
 """
 
+import copy
 import itertools
 import math
 
@@ -97,7 +98,7 @@ def article_head(num_classes: int, in_channels: int = 2048) -> nn.Sequential:
     return nn.Sequential(*steps, nn.Conv2d(512, num_classes, 1))
 
 
-def run_article_head(head: nn.Sequential, features: list[Tensor], size: Size) -> Tensor:
+def run_article_head(head: nn.Module, features: list[Tensor], size: Size) -> Tensor:
     """Logits of the article's head in an order that costs a fraction of the literal one.
 
     The order of the article is: upsample the four levels to a quarter of the picture, concatenate
@@ -105,7 +106,7 @@ def run_article_head(head: nn.Sequential, features: list[Tensor], size: Size) ->
     on the levels as they are (`conv3x3_of_upsampled`), and the classifier, being 1x1, comes before
     the last upsampling, with which it commutes since bilinear weights sum to one. Outputs and
     gradients are the same but for rounding. Where a module was exchanged for another kind or
-    carries hooks, its step runs literally.
+    carries hooks, all of them run in the article's order.
 
     Args:
         head: of `article_head`, it or any of its modules exchanged by the user.
@@ -116,27 +117,37 @@ def run_article_head(head: nn.Sequential, features: list[Tensor], size: Size) ->
         (B, K, H, W).
     """
     grid = (math.ceil(size[0] / 4), math.ceil(size[1] / 4))
-    if type(head) is not nn.Sequential or len(head) != 14 or _has_hooks(head):
-        return resize(head(torch.cat([resize(x, grid) for x in features], dim=1)), size)
-    first, *between, upsample, classifier = head
-    if _is_plain_conv(first, kernel=3, padding=1):
-        x = conv3x3_of_upsampled(features, first.weight, first.bias, grid)
-    else:
-        x = first(torch.cat([resize(feature, grid) for feature in features], dim=1))
-    if (_is_plain_upsampling(upsample, size) and not _has_hooks(upsample)
-            and _is_plain_conv(classifier, kernel=1, padding=0)):  # fmt: skip
-        return resize(run_sparingly([*between, classifier], x), size)
-    x = run_sparingly(between, x)
-    if not _is_plain_upsampling(upsample, size):
-        return classifier(upsample(x))
-    if not _has_hooks(upsample):
-        return classifier(resize(x, size))
-    before = upsample.size, upsample.scale_factor
-    upsample.size, upsample.scale_factor = size, None  # four times the grid may be too much
-    try:
-        return classifier(upsample(x))
-    finally:
-        upsample.size, upsample.scale_factor = before
+    if not _may_be_reordered(head):
+        return _run_literally(head, torch.cat([resize(x, grid) for x in features], dim=1), size)
+    first, *between, _, classifier = head
+    x = conv3x3_of_upsampled(features, first.weight, first.bias, grid)
+    return resize(run_sparingly([*between, classifier], x), size)
+
+
+def _may_be_reordered(head: nn.Module) -> bool:
+    """Whether a head has the article's kinds of modules, of any width, and nobody listens."""
+    kinds = [nn.Sequential, *[nn.Conv2d, nn.GroupNorm, nn.ReLU] * 4, nn.Upsample, nn.Conv2d]
+    return (
+        [type(module) for module in head.modules()] == kinds
+        and not any(_has_hooks(module) for module in head.modules())
+        and _is_plain_conv(head[0], kernel=3, padding=1)
+        and _is_plain_upsampling(head[12])
+        and _is_plain_conv(head[13], kernel=1, padding=0)
+    )
+
+
+def _run_literally(head: nn.Module, x: Tensor, size: Size) -> Tensor:
+    """The modules one by one as the user left them, but the article's upsampling ends at `size`.
+
+    Four times a quarter, rounded up, may be too much.
+    """
+    steps = dict(head.named_children())
+    if "12" in steps and _is_plain_upsampling(steps["12"]):
+        # Copies, which share weights and hooks, so that the user's modules stay as they are.
+        head, upsample = copy.copy(head), copy.copy(steps["12"])
+        upsample.size, upsample.scale_factor = size, None
+        head._modules = steps | {"12": upsample}
+    return resize(head(x), size)
 
 
 def run_sparingly(steps: list[nn.Module], x: Tensor) -> Tensor:
@@ -147,14 +158,10 @@ def run_sparingly(steps: list[nn.Module], x: Tensor) -> Tensor:
     thousandth of a convolution and half of the head's memory. The convolution is not run again:
     checkpointing stops as soon as it has what was left out. The result keeps every bit.
     """
+    recompute = _may_recompute()
     for index in range(0, len(steps), 3):
-        group = steps[index : index + 3]
-        plain = tuple(map(type, group)) == (nn.GroupNorm, nn.ReLU, nn.Conv2d)
-        if plain and _may_recompute() and not any(map(_has_hooks, group)):
-            x = _norm_relu_conv(x, *group)
-            continue
-        for step in group:
-            x = step(x)
+        norm, relu, conv = steps[index : index + 3]
+        x = _norm_relu_conv(x, norm, conv) if recompute else conv(relu(norm(x)))
     return x
 
 
@@ -168,7 +175,7 @@ def _may_recompute() -> bool:
     )
 
 
-def _norm_relu_conv(x: Tensor, norm: nn.GroupNorm, relu: nn.ReLU, conv: nn.Conv2d) -> Tensor:
+def _norm_relu_conv(x: Tensor, norm: nn.GroupNorm, conv: nn.Conv2d) -> Tensor:
     """The three in one step that keeps its input and makes the rest again for the gradient."""
     weights = (norm.weight, norm.bias, conv.weight, conv.bias)
     versions = [None if w is None or w.is_inference() else w._version for w in weights]
@@ -185,30 +192,28 @@ def _norm_relu_conv(x: Tensor, norm: nn.GroupNorm, relu: nn.ReLU, conv: nn.Conv2
 
 
 def _has_hooks(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks
-                or module._backward_hooks or module._backward_pre_hooks)  # fmt: skip
+    kinds = ("forward_hooks", "forward_pre_hooks", "backward_hooks", "backward_pre_hooks")
+    return any(getattr(module, f"_{kind}") for kind in kinds)
 
 
-def _is_plain_upsampling(module: nn.Module, size: Size) -> bool:
-    """Whether a module does what the article's upsampling to the picture's size does."""
+def _is_plain_upsampling(module: nn.Module) -> bool:
+    """Whether a module is the article's upsampling to the picture's size."""
     return (
         type(module) is nn.Upsample
         and module.mode == "bilinear"
         and not module.align_corners
-        and (module.scale_factor == 4 or module.size in (size, list(size)))
+        and module.scale_factor == 4
     )
 
 
-def _is_plain_conv(module: nn.Module, kernel: int, padding: int) -> bool:
+def _is_plain_conv(conv: nn.Conv2d, kernel: int, padding: int) -> bool:
     return (
-        type(module) is nn.Conv2d
-        and module.kernel_size == (kernel, kernel)
-        and module.padding in ((padding, padding), padding)
-        and module.stride == module.dilation == (1, 1)
-        and module.groups == 1
-        and module.padding_mode == "zeros"
-        and module.bias is not None
-        and not _has_hooks(module)
+        conv.kernel_size == (kernel, kernel)
+        and conv.padding == (padding, padding)
+        and conv.stride == conv.dilation == (1, 1)
+        and conv.groups == 1
+        and conv.padding_mode == "zeros"
+        and conv.bias is not None
     )
 
 

@@ -1,16 +1,9 @@
-"""Weights from outside: read as data, fetched whole, loaded completely or not at all.
+"""Weights to start from: fetched whole, known by their digest, loaded completely or not at all."""
 
-`segmentation_model` uses this room for `pretrained=True` and `checkpoint` for `--weights`; it knows
-modules and tensors, not which model they belong to.
-"""
-
-import argparse
 import hashlib
 import http.client
-import pickle
 import urllib.error
 import urllib.request
-import zipfile
 from pathlib import Path
 
 import torch
@@ -20,70 +13,12 @@ from tqdm import tqdm
 from common.errors import UserError
 from common.files import replacing
 from config import DEFAULT_WEIGHTS_DIR
+from models.backbone import PositionTable
+from models.checkpoint import read_as_data, state_dict_of
+from models.heads import HEAD_PREFIXES, is_head
+from models.variants import weights_path, weights_url
 
-# NVIDIA's files carry caches of the size that was trained at. They are computed, never learnt.
-CACHES = (".relative_coords_table", ".relative_position_index", ".relative_bias")
-# What weights are made of; a file may hold other kinds of tensors, which no layer of ours has.
-PLAIN_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int32,
-               torch.int64, torch.uint8, torch.bool)  # fmt: skip
-# The carrier tokenizer's position convolution is stored there a second time under this name.
-SECOND_NAME = ".to_global_feature.pos."
-
-
-def read_checkpoint_file(path: Path) -> dict:
-    """Read a file written by `torch.save` as plain data: tensors, numbers, strings, containers.
-
-    Raises:
-        UserError: no such file, not a checkpoint, damaged, or it asks to run code.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path} is not a file; give the path of a checkpoint.")
-    _refuse_inflated(path)
-    try:
-        # NVIDIA's files hold their training flags as a Namespace, a bare container of values.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "GLOBAL" in str(error):
-            raise UserError(
-                f"{path} holds more than weights and is not loaded, because loading it could run "
-                "a stranger's code; ask its author for the state dict alone."
-            ) from error
-        raise UserError(
-            f"{path} is damaged or no checkpoint; copy or download it again."
-        ) from error
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, TypeError, AttributeError,
-            IndexError, AssertionError, OverflowError, MemoryError,
-            zipfile.BadZipFile) as error:  # fmt: skip
-        raise UserError(
-            f"{path} is damaged or no checkpoint; copy or download it again."
-        ) from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds a {type(content).__name__}, not a checkpoint's dictionary.")
-    return content
-
-
-def _refuse_inflated(path: Path) -> None:
-    """Refuse an archive that unpacks to more than its own size, before anything is allocated.
-
-    `torch.save` never compresses, so only a forged file claims more than it holds.
-
-    Raises:
-        UserError: it does.
-    """
-    if not zipfile.is_zipfile(path):
-        return
-    try:
-        with zipfile.ZipFile(path) as archive:
-            claimed = sum(entry.file_size for entry in archive.infolist())
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        return  # what cannot be listed, PyTorch refuses
-    if claimed > path.stat().st_size:
-        raise UserError(
-            f"{path} claims to unpack to {claimed / 2**20:.0f} MiB, more than it holds; it is "
-            "damaged or forged, get another."
-        )
+NETWORK_ERRORS = (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError)
 
 
 def fetch(url: str, path: Path) -> Path:
@@ -107,12 +42,7 @@ def fetch(url: str, path: Path) -> Path:
                 raise http.client.HTTPException(
                     f"only {temporary.stat().st_size} of {size} bytes came"
                 )
-    except (
-        urllib.error.URLError,
-        http.client.HTTPException,
-        TimeoutError,
-        ConnectionError,
-    ) as error:
+    except NETWORK_ERRORS as error:
         reason = " ".join(str(getattr(error, "reason", error)).split())
         raise UserError(
             f"The ImageNet weights could not be downloaded ({reason}): fetch {url} yourself and "
@@ -146,38 +76,9 @@ def recorded_digest(path: Path) -> str:
             with replacing(record) as temporary:
                 temporary.write_text(f"{digest}  {path.name}\n", encoding="utf-8")
         except OSError as error:  # a folder that many share may be closed to writing
-            print(f"{record} cannot be written ({error.strerror}): a change of the file would not "
-                  "be noticed.")  # fmt: skip
+            why = f"{record} cannot be written ({error.strerror})"
+            print(f"{why}: a change of the file would not be noticed.")
     return digest
-
-
-def state_dict_of(content: dict, path: Path) -> dict[str, torch.Tensor]:
-    """Find the state dict in a checkpoint of ours, of the article, of NVIDIA, or a bare one."""
-    state = content
-    for key in ("model_state_dict", "state_dict", "model"):
-        if isinstance(content.get(key), dict):
-            state = content[key]
-            break
-    state = {
-        name.removeprefix("module."): value
-        for name, value in state.items()
-        if isinstance(name, str)
-    }
-    if not state or not all(_is_plain(value) for value in state.values()):
-        raise UserError(f"{path} holds no state dict (a name and a tensor each); is it a model?")
-    return {
-        name: value
-        for name, value in state.items()
-        if not name.endswith(CACHES) and SECOND_NAME not in name
-    }
-
-
-def _is_plain(value: object) -> bool:
-    """Whether a value is a tensor that holds all its numbers: not sparse, quantised or complex."""
-    return (
-        isinstance(value, torch.Tensor) and value.layout == torch.strided
-        and value.device.type == "cpu" and value.dtype in PLAIN_TYPES
-    )  # fmt: skip
 
 
 def load_exactly(
@@ -202,7 +103,7 @@ def load_exactly(
         same_kind = given is not None and given.is_floating_point() == tensor.is_floating_point()
         if same_kind and given.shape == tensor.shape:
             fits[name] = given
-        elif name.startswith(optional) if optional else False:
+        elif name.startswith(optional):
             continue
         elif given is None and name.endswith("num_batches_tracked"):
             fits[name] = torch.zeros_like(tensor, device="cpu")  # a counter; older files lack it
@@ -218,3 +119,68 @@ def load_exactly(
     with torch.no_grad():
         model.load_state_dict(fits, strict=False)
     return len(fits)
+
+
+def load_backbone(model: nn.Module, path: Path) -> str:
+    """Load the backbone's weights from NVIDIA's file, the article's or one of ours.
+
+    The segmentation head is taken along where its shapes agree; a classifier for another number of
+    classes starts anew.
+
+    Returns:
+        one line that says what was loaded.
+
+    Raises:
+        UserError: the file is unreadable, or a learnt tensor is missing or of the wrong shape.
+    """
+    content = read_as_data(path)
+    state = state_dict_of(content, path)
+    _check_window(model, content, path)
+    head = tuple(name for name in state if is_head(name))
+    # A pyramid checkpoint has no classifier of ImageNet; every other file must have it.
+    optional = HEAD_PREFIXES + (("norm.", "head.") if head and "head.weight" not in state else ())
+    load_exactly(model, state, path, optional)
+    learnt = {name: parameter.shape for name, parameter in model.named_parameters()}
+    of_head = sum(name in head and state[name].shape == shape for name, shape in learnt.items())
+    tables = sum(isinstance(module, PositionTable) for module in model.modules())
+    expected = sum(not name.startswith(optional) for name in learnt)
+    count = sum(name in state for name in learnt if not name.startswith(optional))
+    kind = f"backbone tensors of {path} loaded" if head else "ImageNet tensors loaded"
+    line = f"{count} of {expected} {kind}, {tables} position tables recomputed"
+    line += " for {}x{}".format(*model.resolution)
+    return line + (f", {of_head} tensors of the segmentation head" if of_head else "")
+
+
+def _check_window(model: nn.Module, content: dict, path: Path) -> None:
+    """Refuse weights for other attention windows: they fit in shape, and mean something else."""
+    config = content.get("model_config")
+    trained = config.get("window") if isinstance(config, dict) else None
+    if trained != model.window:
+        own = "windows of the variant's own size"
+        theirs, ours = (f"--window {side}" if side else own for side in (trained, model.window))
+        remedy = "leave --window out, or start from random weights with --weights none"
+        remedy = f"pass --window {trained}" if trained else remedy
+        raise UserError(f"{path} was trained with {theirs}, not {ours}; {remedy}.")
+
+
+def load_weights(model: nn.Module, variant: str, weights: str | None) -> str:
+    """Give a new model the weights to start from.
+
+    Args:
+        weights: None for the variant's ImageNet file, downloaded where it is not there yet;
+            "none" for random ones; else the path of a file, a checkpoint of ours included.
+
+    Returns:
+        one line that says what was loaded, with the file's SHA-256.
+
+    Raises:
+        UserError: the file cannot be had, or does not fit.
+    """
+    if weights == "none":
+        return "No weights loaded: training starts from random ones."
+    path = weights_path(variant) if weights is None else Path(weights)
+    if weights is None and not path.is_file():
+        DEFAULT_WEIGHTS_DIR.mkdir(exist_ok=True)
+        fetch(weights_url(variant), path)
+    line = load_backbone(model, path)
+    return f"{line} (SHA-256 {recorded_digest(path)})"

@@ -23,6 +23,8 @@ class Variant:
     do_propagation: bool = False
     hat: tuple[bool, ...] = (False, False, True, False)
     resolution: int = 512
+    ct_size: int = 2
+    mlp_ratio: float = 4
 
 
 def _large(dim: int, depths: tuple[int, ...], file: str, **changes) -> Variant:
@@ -34,8 +36,8 @@ def _large(dim: int, depths: tuple[int, ...], file: str, **changes) -> Variant:
 
 def _local(size: int, window: int) -> Variant:
     """FasterViT-4 pretrained on ImageNet-21k: windows alone, without carrier tokens."""
-    return _large(196, (3, 3, 12, 5), f"fastervit_4_21k_{size}_w{window}.pth.tar", hat=(False,) * 4,
-                  window_size=(7, 7, window, window // 2), resolution=size)  # fmt: skip
+    file, windows = f"fastervit_4_21k_{size}_w{window}.pth.tar", (7, 7, window, window // 2)
+    return _large(196, (3, 3, 12, 5), file, hat=(False,) * 4, window_size=windows, resolution=size)
 
 
 VARIANTS = {

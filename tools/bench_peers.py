@@ -17,7 +17,8 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 from torch import nn  # noqa: E402
 
-from segmentation_model import build_model, window_without_padding  # noqa: E402
+from models.backbone import window_without_padding  # noqa: E402
+from segmentation_model import build_model  # noqa: E402
 from tools.benchmark import Case, make_step, seconds  # noqa: E402
 from tools.run_peer import PEERS  # noqa: E402
 

@@ -31,7 +31,8 @@ from config import ClassTable, ModelConfig
 from inference.frames import draw, score
 from inference.predictor import Predictor
 from inference_video import run_pipeline
-from segmentation_model import build_model, fold_batchnorm
+from models.deploy import fold_batchnorm
+from segmentation_model import build_model
 from video.files import VideoReader, VideoWriter
 from video.tinting import Turn
 

@@ -41,10 +41,9 @@ from models.variants import VARIANTS
 from segmentation_model import FasterViT, build_model, load_model
 from training.precision import Precision
 
-# The second pass in evaluation is the first that finds its position tables ready.
-WARM_UPS = {"inference": 2, "train": 1}
-COLUMNS = ("variant", "head", "run", "size", "batch", "device", "precision", "mode", "parameters",
-           "gflop", "milliseconds", "images_per_second", "peak_memory_mib")  # fmt: skip
+CASE_COLUMNS = ("variant", "head", "run", "size", "batch", "device", "precision", "mode")
+FIGURES = ("parameters", "gflop", "milliseconds", "images_per_second", "peak_memory_mib")
+COLUMNS = CASE_COLUMNS + FIGURES
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class Case:
         run: "eager", "compiled", "literal" (the article's order) or "onnxruntime".
         size: (height, width).
         mode: "inference" or "train", a training step with Adam.
-        amp: precision as `engine.Precision.choose` names it.
+        amp: precision as `Precision.choose` names it.
         checkpoint: where the weights come from, None for random ones.
         window: side of the attention windows, None for the variant's.
     """
@@ -249,13 +248,11 @@ def seconds(step: Callable[[], None], device: torch.device) -> float:
 
 
 def warm_up(step: Callable[[], None], case: Case) -> float | None:
-    """Run a step until it is at its usual speed and count its operations, in GFLOP.
+    """Run a step for the first time, which is slower, and count its operations, in GFLOP.
 
     A multiplication and an addition count as two. What a compiler or onnxruntime does cannot be
     counted: None.
     """
-    for _ in range(WARM_UPS[case.mode] - 1):
-        step()
     if case.run in ("compiled", "onnxruntime"):
         step()
         return None
@@ -360,7 +357,7 @@ def _row(case: Case, models: dict[tuple, Callable], gflop: dict, median: float) 
 # --- What is printed ------------------------------------------------------------------------------
 
 
-def table(rows: list[dict]) -> str:
+def format_table(rows: list[dict]) -> str:
     """Rows as aligned columns."""
     cells = [[name.replace("_", " ") for name in COLUMNS]]
     for row in rows:
@@ -429,18 +426,20 @@ def plan(args: argparse.Namespace, config: ModelConfig, device: torch.device) ->
     modes = ("inference", "train") if args.mode == "both" else (args.mode,)
     modes = ("inference",) if onnx else modes
     sizes = [(side, side) for side in args.sizes] if args.sizes else [config.input_size]
+    batches = {mode: args.batch or {"inference": 1, "train": 2}[mode] for mode in modes}
+    same = {"variant": config.variant, "num_classes": config.num_classes, "device": str(device)}
+    same |= {"amp": args.amp, "checkpoint": args.checkpoint, "window": args.window}
     return [
         [
-            Case(run, config.variant, head, config.num_classes, size,
-                 args.batch or {"inference": 1, "train": 2}[mode], mode, str(device), args.amp,
-                 args.checkpoint, args.window)
+            Case(run, head=head, size=size, batch=batches[mode], mode=mode, **same)
             for head, run in ways
         ]
-        for mode in modes for size in sizes
-    ]  # fmt: skip
+        for mode in modes
+        for size in sizes
+    ]
 
 
-def described(args: argparse.Namespace) -> ModelConfig:
+def config_of(args: argparse.Namespace) -> ModelConfig:
     """The model that the flags or the checkpoint name."""
     if args.checkpoint is None:
         return ModelConfig(variant=args.model)
@@ -451,7 +450,7 @@ def described(args: argparse.Namespace) -> ModelConfig:
 
 def main() -> None:
     args = parse_args()
-    device, config = choose_device(args.device), described(args)
+    device, config = choose_device(args.device), config_of(args)
     groups = plan(args, config, device)
     print(machine())
     models = {}
@@ -471,7 +470,7 @@ def main() -> None:
                     f"not fit into the memory of {device}; choose smaller --sizes or a smaller "
                     "--batch."
                 ) from error
-    print(table(rows))
+    print(format_table(rows))
     print("\n".join(ratios(rows)))
     write_csv(args.out, rows)
     print(f"The table is in {args.out}.")
