@@ -34,12 +34,10 @@ from reporting.report import write_report
 
 def parse_args():
     parser = cli.Parser(__doc__)
-    parser.add_device()
-    parser.add_argument("--model", type=Path, required=True, help="checkpoint, or an .onnx file")
-    parser.add_argument("--data", type=Path, default=DEFAULT_DATA, metavar="ROOT", help="data set")
+    cli.add_shared(parser, "--device", "--model", "--imgsz")
+    cli.add_shared(parser, "--data", default=DEFAULT_DATA)
     parser.add_argument("--split", choices=("train", "valid", "test"), default="valid", help="part")
-    parser.add_imgsz(None, "network's input; the training's if not given")
-    parser.add_argument("--out-dir", type=Path, default=Path("outputs/evaluation"), help="results")
+    cli.add_shared(parser, "--out-dir", default=Path("outputs/evaluation"))
     return parser.parse_args()
 
 
@@ -81,8 +79,7 @@ def draw_confusion(path: Path, metrics: dict) -> None:
 
 def main() -> int:
     args = parse_args()
-    imgsz = (args.imgsz[1], args.imgsz[0]) if args.imgsz else None
-    predictor = Predictor.load(args.model, imgsz, args.device)
+    predictor = Predictor.load(args.model, args.imgsz, args.device)
     predictor.to(distributed.init(predictor.device))
     reader = MaskReader.for_data(args.data)
     if reader.classes.names != predictor.classes.names:

@@ -14,6 +14,7 @@ For each picture NAME, by --save:
 All have the picture's own size. results.csv holds the numbers, summary.html shows all at a glance.
 """
 
+import argparse
 import csv
 import io
 import sys
@@ -45,24 +46,13 @@ MAX_JPEG_SIDE = 65_500  # pixels; the overlay of a longer picture is a smaller v
 ENDINGS = {"overlay": ".jpg", "mask": ".png", "colour": ".png", "prob": ".npz"}
 
 
-def parse_args():
+def parse_args() -> argparse.Namespace:
     parser = cli.Parser(__doc__)
-    parser.add_device()
-    parser.add_argument(
-        "--input",
-        nargs="+",
-        required=True,
-        metavar="INPUT",
-        help="pictures, folders, patterns, or .txt lists with a path a line",
-    )
+    cli.add_shared(parser, "--device", "--model")
+    what = "pictures, folders, patterns, or .txt lists with a path a line"
+    parser.add_argument("--input", nargs="+", required=True, metavar="INPUT", help=what)
     parser.add_argument("--recursive", action="store_true", help="look into folders of folders")
-    parser.add_argument("--model", type=Path, required=True, help="checkpoint, or an .onnx file")
-    parser.add_argument(
-        "--out-dir",
-        type=Path,
-        default=Path("outputs/inference_results_image"),
-        help="folder for results",
-    )
+    cli.add_shared(parser, "--out-dir", default=Path("outputs/inference_results_image"))
     parser.add_argument(
         "--save",
         nargs="+",
@@ -78,7 +68,7 @@ def parse_args():
         help="scale of the photographs, adds areas in square millimetres",
     )
     network = parser.add_argument_group("network")
-    parser.add_imgsz(None, "network's input; the training's if not given", network)
+    cli.add_shared(network, "--imgsz", "--batch")
     network.add_argument("--keep-aspect", action="store_true", help="pad rather than stretch")
     network.add_argument(
         "--tile",
@@ -95,11 +85,8 @@ def parse_args():
     network.add_argument(
         "--tta", action="store_true", help="average over mirror images: slower, a little better"
     )
-    network.add_argument("--batch", type=cli.positive_int, default=1, help="pictures a pass")
-    network.add_argument(
-        "--workers", type=cli.positive_int, default=2, help="threads that read and write pictures"
-    )
-    return parser.parse_args()  # fmt: skip
+    cli.add_shared(network, "--workers", help="threads that read and write pictures")
+    return parser.parse_args()
 
 
 # --- What to read, and under which names to write -------------------------------------------------
@@ -371,7 +358,7 @@ def main() -> int:
     args = parse_args()
     named = list(find_inputs(args.input, args.recursive, args.out_dir).items())
     predictor = Predictor.load(
-        args.model, tuple(args.imgsz[::-1]) if args.imgsz else None, args.device,
+        args.model, args.imgsz, args.device,
         keep_aspect=args.keep_aspect, tile=args.tile, overlap=args.overlap, flips=args.tta,
         batch=args.batch,
     )  # fmt: skip

@@ -206,13 +206,12 @@ def check_window() -> None:
 
 def parse_args() -> argparse.Namespace:
     parser = cli.Parser(__doc__)
-    parser.add_argument("--model", type=Path, required=True, help="checkpoint or exported model")
+    cli.add_shared(parser, "--model", "--device", "--imgsz")
     parser.add_argument(
         "--input", nargs="+", required=True, metavar="VIDEO", help="files, camera number, address"
     )
-    parser.add_argument("--out-dir", type=Path, default=Path("outputs/inference_results_video"))
-    parser.add_imgsz(None, "size of the network's input; the checkpoint's if left out")
-    parser.add_argument("--batch", type=cli.positive_int, default=1, help="frames at a time")
+    cli.add_shared(parser, "--out-dir", default=Path("outputs/inference_results_video"))
+    cli.add_shared(parser, "--batch", help="frames at a time")
     parser.add_argument("--codec", choices=QUALITY_OPTION, default="libx264", help="encoder")
     parser.add_argument(
         "--crf", type=cli.number(float, 0, 51), default=20, help="quality, lower is better"
@@ -222,7 +221,6 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--plot", action="store_true", help="draw the shares over time, too")
     parser.add_argument("--show", action="store_true", help="show the frames in a window")
-    parser.add_device()
     return parser.parse_args()
 
 
@@ -232,8 +230,7 @@ def main() -> int:
     check_outputs(args.input, args.out_dir)
     if args.show:
         check_window()
-    size = tuple(args.imgsz[::-1]) if args.imgsz else None
-    predictor = Predictor.load(args.model, size=size, device=args.device)
+    predictor = Predictor.load(args.model, args.imgsz, args.device)
     with lock_folder(args.out_dir):
         return segment_all(args, predictor)
 

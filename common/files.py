@@ -6,11 +6,11 @@ import os
 import re
 import secrets
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
 
 from common.errors import UserError
 
@@ -34,13 +34,12 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A short prefix: the final name may already be as long as the file system allows.
-    handle, name = tempfile.mkstemp(prefix=".tmp-", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    # A short prefix: the final name may already be as long as the file system allows. Not mkstemp,
+    # whose files nobody else in a shared folder may read: this one has the mode of any new file.
+    temporary = path.with_name(f".tmp-{secrets.token_hex(4)}{path.suffix}")
+    temporary.touch(exist_ok=False)
     try:
         yield temporary
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's 0600 would surprise a shared folder
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -72,12 +71,6 @@ def without_nan(metrics: dict) -> dict:
     return {name: plain(value) for name, value in metrics.items()}
 
 
-def _umask() -> int:
-    value = os.umask(0)
-    os.umask(value)
-    return value
-
-
 @contextmanager
 def lock_folder(folder: Path, mine: bool = True) -> Iterator[str]:
     """Keep a folder for one process while the block runs; not `mine`: another one of us does.
@@ -101,19 +94,7 @@ def lock_folder(folder: Path, mine: bool = True) -> Iterator[str]:
             f"{folder} is or lies in a file, not a folder; choose another --out-dir."
         ) from error
     with open(folder / ".lock", "a+") as file:
-        if fcntl is not None:
-            try:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                if error.errno not in TAKEN:  # some network disks have no locks
-                    print(f"{folder}/ cannot be locked: keep other runs away.", file=sys.stderr)
-                else:
-                    file.seek(0)
-                    owner = file.read(20).split()[:1]
-                    raise UserError(
-                        f"{folder}/ is in use by another run (process {' '.join(owner)}); wait for "
-                        "it, or choose another --out-dir."
-                    ) from error
+        _lock(file, folder)
         text = f"{os.getpid()} {secrets.token_hex(8)}\n"
         file.truncate(0)
         file.write(text)
@@ -122,6 +103,23 @@ def lock_folder(folder: Path, mine: bool = True) -> Iterator[str]:
         _remove_leftovers(folder)
         # Nobody here may open the file again: closing it anywhere would drop the lock.
         yield text
+
+
+def _lock(file: TextIO, folder: Path) -> None:
+    if fcntl is None:
+        return
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in TAKEN:  # some network disks have no locks
+            print(f"{folder}/ cannot be locked: keep other runs away.", file=sys.stderr)
+            return
+        file.seek(0)
+        owner = file.read(20).split()[:1]
+        raise UserError(
+            f"{folder}/ is in use by another run (process {' '.join(owner)}); wait for it, or "
+            "choose another --out-dir."
+        ) from error
 
 
 def _remove_leftovers(folder: Path) -> None:

@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import zipfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,6 +44,7 @@ from data.pairs import data_fingerprint, find_pairs
 from models.checkpoint import read_checkpoint, save_checkpoint
 from segmentation_model import build_model, load_model
 from tools import benchmark, sample_data
+from training.flags import as_flags
 
 resource = pytest.importorskip("resource", reason="file-size limits are Unix's")
 
@@ -252,7 +254,7 @@ def without_privileges():
 @pytest.fixture
 def locked():
     """A folder that may be entered and not be written, with a file that may not be read."""
-    folder = Path(files.tempfile.mkdtemp(prefix="faults-"))  # tmp_path's parents are closed
+    folder = Path(tempfile.mkdtemp(prefix="faults-"))  # tmp_path's parents are closed
     (folder / "secret").write_bytes(b"x")
     (folder / "secret").chmod(0)
     (folder / "closed").mkdir(mode=0)
@@ -698,7 +700,7 @@ def test_sigterm_is_answered_like_ctrl_c(capsys):
 )  # fmt: skip
 def test_no_flag_hides_among_a_checkpoints_flags(forged):
     try:
-        flags = train.as_flags(forged)
+        flags = as_flags(forged)
     except UserError:
         return
     assert flags == []

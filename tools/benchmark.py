@@ -83,7 +83,7 @@ class Case:
 
 def parse_args() -> argparse.Namespace:
     parser = cli.Parser(__doc__)
-    parser.add_device()
+    cli.add_shared(parser, "--device")
     parser.add_argument(
         "--model",
         choices=VARIANTS,
@@ -99,12 +99,7 @@ def parse_args() -> argparse.Namespace:
         metavar="HEAD",
         help="decode heads: " + ", ".join(HEADS),
     )
-    parser.add_argument(
-        "--window",
-        type=cli.number(int, 2, 64),
-        metavar="N",
-        help="side of the attention windows; the variant's if not given",
-    )
+    cli.add_shared(parser, "--window")
     parser.add_argument(
         "--checkpoint",
         type=Path,
@@ -118,21 +113,12 @@ def parse_args() -> argparse.Namespace:
         metavar="N",
         help="sides of square pictures (default: 512, or the checkpoint's size)",
     )
-    parser.add_argument(
-        "--batch",
-        type=cli.positive_int,
-        metavar="B",
-        help="pictures at once (default: 1 for inference, 2 for training)",
-    )
+    pictures = "pictures at once (default: 1 for inference, 2 for training)"
+    cli.add_shared(parser, "--batch", default=None, metavar="B", help=pictures)
     parser.add_argument(
         "--mode", choices=("inference", "train", "both"), default="both", help="what is measured"
     )
-    parser.add_argument(
-        "--amp",
-        choices=("auto", "bf16", "fp16", "off"),
-        default="off",
-        help="precision of the matrix products",
-    )
+    cli.add_shared(parser, "--amp", default="off", help="precision of the matrix products")
     parser.add_argument("--compile", action="store_true", help="measure torch.compile beside it")
     parser.add_argument(
         "--compare",

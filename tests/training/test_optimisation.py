@@ -6,7 +6,7 @@ from run_tiny import add_tiny
 from torch import nn
 
 from segmentation_model import build_model
-from train import make_parser
+from training.flags import make_parser
 from training.optimisation import OPTIMIZERS, lr_factor, make_optimizer
 
 
