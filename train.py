@@ -36,7 +36,13 @@ from data.checks import check_pairs
 from data.masks import MaskReader
 from data.pairs import Pair, data_fingerprint, find_pairs
 from datasets import SegmentationDataset, input_size, make_loader
-from inference.evaluation import evaluate_pairs, samples, save_valid_picture, summarise, table
+from inference.evaluation import (
+    evaluate_pairs,
+    example_pictures,
+    format_table,
+    save_valid_picture,
+    split_metrics,
+)
 from inference.predictor import Predictor
 from models.checkpoint import read_checkpoint, save_checkpoint, versions
 from models.heads import HEADS
@@ -642,14 +648,14 @@ def report(args: argparse.Namespace, data: Data, state: TrainingState) -> None:
     records = evaluate_pairs(predictor, data.pairs["valid"], data.reader)
     if not distributed.is_main():
         return
-    metrics = summarise(records, predictor.classes)
-    print(table(metrics))
+    metrics = split_metrics(records, predictor.classes)
+    print(format_table(metrics))
     seconds = sum(row["seconds"] for row in state.history)
     pictures = len(state.history) * sum(len(part) for part in data.pairs.values())
     write_report(
         args.out_dir / "report.html", title=f"Training of {args.model}, {args.head} head",
         classes=predictor.classes, metrics=metrics, history=state.history,
-        samples=samples(predictor, data.pairs["valid"], data.reader, records),
+        samples=example_pictures(predictor, data.pairs["valid"], data.reader, records),
         settings=plain_args(args),
         facts={"started from": state.origin, "device": device,
                "processes": distributed.world_size(),
