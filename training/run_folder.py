@@ -4,7 +4,6 @@
 """
 
 import csv
-import io
 import json
 import math
 import shutil
@@ -14,7 +13,7 @@ from torch import nn
 
 from common import distributed
 from common.errors import UserError
-from common.files import replacing, without_nan, write_text
+from common.files import replacing, without_nan, write_csv, write_text
 from config import ClassTable, ModelConfig
 from models.checkpoint import read_checkpoint, save_checkpoint
 from training.state import best_epoch
@@ -132,14 +131,11 @@ def save_epoch(out_dir: Path, model: nn.Module, config: ModelConfig, classes: Cl
 
 def write_history(out_dir: Path, history: list[dict], names: tuple[str, ...]) -> None:
     """history.csv holds figures only, so that equal runs have equal files; log.jsonl times too."""
-    table = io.StringIO()
     columns = ["epoch", "lr"]
     columns += [f"{s}_{f}" for s in ("train", "valid") for f in ("loss", "pixel_accuracy", "miou")]
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(columns + [f"valid_iou_{name}" for name in names])
-    for row in history:
-        writer.writerow([row[column] for column in columns] + row["valid_iou"])
-    write_text(out_dir / "history.csv", table.getvalue())
+    head = columns + [f"valid_iou_{name}" for name in names]
+    rows = ([row[column] for column in columns] + row["valid_iou"] for row in history)
+    write_csv(out_dir / "history.csv", head, rows)
     lines = (json.dumps(without_nan(row)) + "\n" for row in history)
     write_text(out_dir / "log.jsonl", "".join(lines))
     for name, figure, title in (("loss.png", "loss", "loss"), ("miou.png", "miou", "mean IoU"),
