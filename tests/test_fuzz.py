@@ -33,7 +33,7 @@ from data.masks import Census, MaskReader, read_class_table
 from inference.predictor import _starts
 from models.checkpoint import save_checkpoint
 from segmentation_model import build_model, load_model
-from video.files import VideoReader
+from video.reader import VideoReader
 
 # Of every hundred inputs, how many are of which kind; the slow ones are the fewest.
 SHARES = {"image": 62, "labelmap": 20, "video": 13, "checkpoint": 5}
