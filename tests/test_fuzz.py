@@ -20,6 +20,7 @@ from tiny_video import write_video
 
 from common.errors import UserError
 from config import ClassTable, ModelConfig
+from data.classes import read_class_table
 from data.images import (
     read_header,
     read_image,
@@ -29,7 +30,7 @@ from data.images import (
     write_image,
     write_mask,
 )
-from data.masks import Census, MaskReader, read_class_table
+from data.masks import Census, MaskReader
 from inference.predictor import _starts
 from models.checkpoint import save_checkpoint
 from segmentation_model import build_model, load_model
