@@ -43,8 +43,8 @@ def main() -> None:
     reader, pairs = MaskReader.for_data(args.root), find_pairs(args.root, "train")
     print(f"{machine()}\n{len(pairs)} pictures of {args.root.name}, {args.imgsz}, {args.augment}")
     for cache in ("none", "ram"):
-        dataset = SegmentationDataset(pairs, reader, tuple(args.imgsz[::-1]), IMAGENET_MEAN,
-                                      IMAGENET_STD, augment=args.augment, cache=cache)  # fmt: skip
+        fed = tuple(args.imgsz[::-1]), IMAGENET_MEAN, IMAGENET_STD
+        dataset = SegmentationDataset(pairs, reader, *fed, augment=args.augment, cache=cache)
         for workers in (1, 2):
             rate = pictures_a_second(dataset, workers, args.epochs)
             print(f"--cache {cache} --workers {workers}: {rate:.1f} pictures/s", flush=True)

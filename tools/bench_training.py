@@ -16,8 +16,9 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-BASE = ["--head", "pyramid", "--weights", "none", "--batch", "4", "--optimizer", "adamw",
-        "--cache", "ram", "--workers", "1", "--overwrite"]  # fmt: skip
+BASE = (
+    "--head pyramid --weights none --batch 4 --optimizer adamw --cache ram --workers 1 --overwrite"
+)
 OPTIONS = {
     "(base)": [],
     "--augment strong": ["--augment", "strong"],
@@ -49,13 +50,20 @@ def main() -> None:
     parser.add_argument("--slow", action="store_true", help="bf16 and the compiler instead")
     args = parser.parse_args()
     options = {"(base)": []} | SLOW if args.slow else OPTIONS
+    common = [*BASE.split(), "--data", str(args.data), "--imgsz", *args.imgsz]
+    common += ["--epochs", str(args.epochs)]
     seconds, memory = {name: [] for name in options}, {}
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(args.rounds):
             for name, flags in options.items():
-                command = [sys.executable, str(ROOT / "train.py"), "--data", str(args.data),
-                           "--imgsz", *args.imgsz, "--epochs", str(args.epochs),
-                           "--out-dir", folder, *BASE, *flags]  # fmt: skip
+                command = [
+                    sys.executable,
+                    str(ROOT / "train.py"),
+                    *common,
+                    "--out-dir",
+                    folder,
+                    *flags,
+                ]
                 memory[name] = peak_mebibytes(
                     subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
                 )

@@ -353,9 +353,9 @@ def test_samples_are_the_extremes_and_the_middle_and_none_comes_twice():
     assert choose_samples([math.nan]) == {"best": [], "median": [], "worst": []}
 
 
-def test_5000_pictures_arrive_sorted_in_one_file_and_never_all_in_memory(tmp_path):
+def test_many_pictures_arrive_sorted_in_one_file_and_never_all_in_memory(tmp_path):
     rng = np.random.default_rng(0)
-    count, size = 5000, 8000
+    count, size = 1000, 20_000
 
     def rows():
         for i in range(count):
@@ -369,7 +369,7 @@ def test_5000_pictures_arrive_sorted_in_one_file_and_never_all_in_memory(tmp_pat
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert count * size < path.stat().st_size < 70e6
+    assert count * size < path.stat().st_size < 1.6 * count * size
     assert peak < 0.3 * count * size
     source = path.read_text(encoding="utf-8")
     severities = [float(part[:8]) for part in source.split('data-severity="')[1:]]
