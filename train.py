@@ -33,7 +33,13 @@ from data.checks import check_pairs
 from data.masks import MaskReader
 from data.pairs import Pair, data_fingerprint, find_pairs
 from datasets import SegmentationDataset, make_loader
-from inference.evaluation import evaluate_pairs, samples, save_valid_picture, summarise, table
+from inference.evaluation import (
+    evaluate_pairs,
+    example_pictures,
+    format_table,
+    save_valid_picture,
+    split_metrics,
+)
 from inference.predictor import Predictor
 from models.checkpoint import save_checkpoint, versions
 from models.pretrained import load_weights
@@ -278,8 +284,8 @@ def measure_best(
     records = evaluate_pairs(predictor, data.pairs["valid"], data.reader)
     if not distributed.is_main():
         return
-    metrics = summarise(records, predictor.classes)
-    print(table(metrics))
+    metrics = split_metrics(records, predictor.classes)
+    print(format_table(metrics))
     seconds = sum(row["seconds"] for row in state.history)
     pictures = len(state.history) * sum(len(part) for part in data.pairs.values())
     facts = {
@@ -295,7 +301,7 @@ def measure_best(
         classes=predictor.classes,
         metrics=metrics,
         history=state.history,
-        samples=samples(predictor, data.pairs["valid"], data.reader, records),
+        samples=example_pictures(predictor, data.pairs["valid"], data.reader, records),
         settings=plain_args(args),
         facts=facts | versions(),
     )

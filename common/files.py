@@ -1,13 +1,15 @@
 """Writing files so that nothing is ever half-written: temporary name, flush, rename."""
 
+import csv
 import errno
+import io
 import math
 import os
 import re
 import secrets
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
@@ -58,6 +60,15 @@ def write_text(path: Path, text: str) -> None:
     with replacing(path) as temporary:
         # File names need not be Unicode; one that is not must not cost all other lines.
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
+
+
+def write_csv(path: Path, head: Iterable, rows: Iterable[Iterable]) -> None:
+    """Write a table whole or not at all, a head above its rows."""
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(head)
+    writer.writerows(rows)
+    write_text(path, table.getvalue())
 
 
 def without_nan(metrics: dict) -> dict:

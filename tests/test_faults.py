@@ -37,10 +37,13 @@ from common import cli, files
 from common.errors import UserError
 from common.text import read_text
 from config import ClassTable, ModelConfig
-from data import checks as dataset_checks
+from data.checks import check_data_set
+from data.classes import read_class_table
 from data.images import read_image
-from data.masks import MaskReader, read_class_table
+from data.inputs import find_inputs, result_path
+from data.masks import MaskReader
 from data.pairs import data_fingerprint, find_pairs
+from inference.results import ENDINGS, ResultFolder
 from models.checkpoint import read_checkpoint, save_checkpoint
 from segmentation_model import build_model, load_model
 from tools import benchmark, sample_data
@@ -279,7 +282,7 @@ def test_without_permission_there_is_a_sentence_with_the_name(locked):
         (read_checkpoint, locked / "secret"),
         (read_text, locked / "secret"),
         (find_pairs, locked / "closed", "train"),
-        (inference_image.find_inputs, [str(locked / "closed")], True),
+        (find_inputs, [str(locked / "closed")], True),
         (files.write_text, locked / "new.csv", "x"),
         (lock, locked / "new"),
         (lock, locked),
@@ -462,15 +465,15 @@ def test_a_disk_that_is_really_full_or_read_only(place, small_disk, capsys):
 
 
 def test_an_output_folder_that_is_deleted_during_the_run_is_made_again(place, tmp_path):
-    original = inference_image.write_results
+    original = ResultFolder.write
 
-    def write_results(args, name, *rest):
+    def write(folder, name, *rest):
         if name == "b":
-            shutil.rmtree(args.out_dir)
-        return original(args, name, *rest)
+            shutil.rmtree(folder.path)
+        return original(folder, name, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inference_image, "write_results", write_results)
+        patch.setattr(ResultFolder, "write", write)
         out = tmp_path / "out"
         flags = flags_for(inference_image, place, out)
         assert call(inference_image, *flags, "--save", "overlay", "--workers", "1") == 0
@@ -761,9 +764,9 @@ def test_lists_that_hold_each_other_are_refused_in_a_short_sentence(place, tmp_p
 def test_names_that_are_cut_alike_are_two_results(tmp_path):
     for end in "12":
         Image.new("L", (2, 2)).save(tmp_path / f"{'n' * 250}{end}.png")
-    named = inference_image.find_inputs([str(tmp_path)], False)
+    named = find_inputs([str(tmp_path)], False)
     for kind in ("mask", "overlay"):
-        assert len({inference_image.output(Path(), name, kind) for name in named}) == 2
+        assert len({result_path(Path(), name, ENDINGS[kind]) for name in named}) == 2
 
 
 def test_a_videos_long_name_leaves_room_for_its_results(tmp_path):
@@ -796,7 +799,7 @@ def test_a_mask_of_the_users_own_beside_the_photograph_is_not_replaced(place, tm
 
 def test_a_pattern_that_is_none_is_refused(tmp_path):
     with pytest.raises(UserError, match="no pattern"):
-        inference_image.find_inputs([f"{tmp_path}/a**/x.png"], False)
+        find_inputs([f"{tmp_path}/a**/x.png"], False)
 
 
 def test_names_that_are_no_unicode_have_a_fingerprint(tmp_path):
@@ -831,7 +834,7 @@ def test_a_name_in_two_lists_of_an_export_is_a_leak(tmp_path, capsys):
     lists.mkdir(parents=True)
     (lists / "train.txt").write_text("train0\ntrain1\n")
     (lists / "val.txt").write_text("train1\ntrain2\n")
-    assert dataset_checks.report(root) == 1
+    assert check_data_set(root) == 1
     assert "in two splits" in capsys.readouterr().out
 
 
@@ -839,7 +842,7 @@ def test_test_images_without_masks_are_reported(tmp_path, capsys):
     root = write_data(tmp_path)
     (root / "test_images").mkdir()
     shutil.copy(root / "valid_images/valid0.png", root / "test_images/t.png")
-    assert dataset_checks.report(root) > 0
+    assert check_data_set(root) > 0
     assert "images without a mask" in capsys.readouterr().out
 
 

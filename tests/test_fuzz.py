@@ -20,6 +20,7 @@ from tiny_video import write_video
 
 from common.errors import UserError
 from config import ClassTable, ModelConfig
+from data.classes import read_class_table
 from data.images import (
     read_header,
     read_image,
@@ -29,11 +30,11 @@ from data.images import (
     write_image,
     write_mask,
 )
-from data.masks import Census, MaskReader, read_class_table
+from data.masks import Census, MaskReader
 from inference.predictor import _starts
 from models.checkpoint import save_checkpoint
 from segmentation_model import build_model, load_model
-from video.files import VideoReader
+from video.reader import VideoReader
 
 # Of every hundred inputs, how many are of which kind; the slow ones are the fewest.
 SHARES = {"image": 62, "labelmap": 20, "video": 13, "checkpoint": 5}

@@ -47,8 +47,8 @@ def main() -> None:
         f"{machine()}\n{len(pairs)} pictures of {args.root.name}, {width}x{height}, {args.augment}"
     )
     for cache in ("none", "ram"):
-        dataset = SegmentationDataset(pairs, reader, args.imgsz, IMAGENET_MEAN,
-                                      IMAGENET_STD, augment=args.augment, cache=cache)  # fmt: skip
+        fed = args.imgsz, IMAGENET_MEAN, IMAGENET_STD
+        dataset = SegmentationDataset(pairs, reader, *fed, augment=args.augment, cache=cache)
         for workers in (1, 2):
             rate = pictures_a_second(dataset, workers, args.epochs)
             print(f"--cache {cache} --workers {workers}: {rate:.1f} pictures/s", flush=True)

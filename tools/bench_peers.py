@@ -26,8 +26,9 @@ from tools.run_peer import PEERS  # noqa: E402
 CPU = torch.device("cpu")
 
 
-def medians(models: dict[str, nn.Module], size: tuple[int, int], batch: int, mode: str,
-            rounds: int) -> dict[str, float]:  # fmt: skip
+def medians(
+    models: dict[str, nn.Module], size: tuple[int, int], batch: int, mode: str, rounds: int
+) -> dict[str, float]:
     """Seconds that each model takes for a step, after one that does not count."""
     steps = {}
     for name, model in models.items():

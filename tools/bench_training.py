@@ -20,8 +20,9 @@ sys.path.insert(0, str(ROOT))
 
 from common import cli  # noqa: E402
 
-BASE = ["--head", "pyramid", "--weights", "none", "--batch", "4", "--optimizer", "adamw",
-        "--cache", "ram", "--workers", "1", "--overwrite"]  # fmt: skip
+BASE = (
+    "--head pyramid --weights none --batch 4 --optimizer adamw --cache ram --workers 1 --overwrite"
+)
 OPTIONS = {
     "(base)": [],
     "--augment strong": ["--augment", "strong"],
@@ -53,13 +54,14 @@ def main() -> None:
     parser.add_argument("--slow", action="store_true", help="bf16 and the compiler instead")
     args = parser.parse_args()
     options = {"(base)": []} | SLOW if args.slow else OPTIONS
+    common = [*BASE.split(), "--data", str(args.data), "--imgsz", *map(str, args.imgsz[::-1])]
+    common += ["--epochs", str(args.epochs)]
     seconds, memory = {name: [] for name in options}, {}
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(args.rounds):
             for name, flags in options.items():
-                command = [sys.executable, str(ROOT / "train.py"), "--data", str(args.data),
-                           "--imgsz", *map(str, args.imgsz[::-1]), "--epochs", str(args.epochs),
-                           "--out-dir", folder, *BASE, *flags]  # fmt: skip
+                command = [sys.executable, str(ROOT / "train.py"), *common]
+                command += ["--out-dir", folder, *flags]
                 memory[name] = peak_mebibytes(
                     subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
                 )

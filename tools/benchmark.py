@@ -10,8 +10,6 @@ All that is compared runs in turns in one process, so that a busy machine slows 
 """
 
 import argparse
-import csv
-import io
 import multiprocessing
 import statistics
 import sys
@@ -33,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common import cli
 from common.device import choose_device, machine
 from common.errors import UserError
-from common.files import write_text
+from common.files import write_csv
 from config import DEFAULT_OUT_DIR, ModelConfig, Size
 from inference import onnx_model
 from models.heads import HEADS, at_least_3x3, resize
@@ -391,14 +389,6 @@ def _pixels(size: str) -> int:
     return int(width) * int(height)
 
 
-def write_csv(path: Path, rows: list[dict]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
-
-
 # --- The run --------------------------------------------------------------------------------------
 
 
@@ -458,7 +448,7 @@ def main() -> None:
                 ) from error
     print(format_table(rows))
     print("\n".join(ratios(rows)))
-    write_csv(args.out, rows)
+    write_csv(args.out, COLUMNS, ([row[name] for name in COLUMNS] for row in rows))
     print(f"The table is in {args.out}.")
 
 

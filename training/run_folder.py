@@ -1,7 +1,6 @@
 """The folder of a training: who may write there, what lies in it, and what an epoch leaves."""
 
 import csv
-import io
 import json
 import math
 import shlex
@@ -15,7 +14,7 @@ from torch import nn
 
 from common import distributed
 from common.errors import UserError
-from common.files import lock_folder, replacing, without_nan, write_text
+from common.files import lock_folder, replacing, without_nan, write_csv, write_text
 from config import ClassTable, ModelConfig
 from models.checkpoint import read_checkpoint, save_checkpoint
 from training.state import best_epoch
@@ -235,14 +234,11 @@ def _of_later(path: Path, epochs_done: int) -> bool:
 
 def write_history(folder: Path, history: list[dict], names: tuple[str, ...]) -> None:
     """history.csv holds figures only, so that equal runs have equal files; log.jsonl times too."""
-    table = io.StringIO()
     columns = ["epoch", "lr"]
     columns += [f"{s}_{f}" for s in ("train", "valid") for f in ("loss", "pixel_accuracy", "miou")]
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(columns + [f"valid_iou_{name}" for name in names])
-    for row in history:
-        writer.writerow([row[column] for column in columns] + row["valid_iou"])
-    write_text(folder / "history.csv", table.getvalue())
+    head = columns + [f"valid_iou_{name}" for name in names]
+    rows = ([row[column] for column in columns] + row["valid_iou"] for row in history)
+    write_csv(folder / "history.csv", head, rows)
     lines = (json.dumps(without_nan(row)) + "\n" for row in history)
     write_text(folder / "log.jsonl", "".join(lines))
     for name, figure in CURVES.items():

@@ -26,8 +26,10 @@ from common import cli
 from common.errors import UserError
 from config import ClassTable, ModelConfig
 from utils import overlay
-from video import files as video
-from video import pipeline, tinting
+from video import pipeline, sources, tinting
+from video.clock import Clock
+from video.reader import VideoReader
+from video.writer import VideoWriter
 
 NTSC, FILM = Fraction(30000, 1001), Fraction(24000, 1001)
 
@@ -170,7 +172,7 @@ def test_turn_follows_ffmpegs_display_matrix_and_back(tmp_path, degrees, mirrore
         frame = av.VideoFrame.from_ndarray(scene(0, 48, 64), "rgb24")
         container.mux(stream.encode(frame))
         container.mux(stream.encode())
-    with video.VideoReader(str(path)) as reader:
+    with VideoReader(str(path)) as reader:
         turn = tinting.Turn(reader.matrix)
     image = np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8)
     # FFmpeg documents: a counter-clockwise rotation, and hflip mirrors what is shown.
@@ -453,7 +455,7 @@ def test_an_error_of_any_stage_ends_the_run_and_leaves_nothing(run, tmp_path, mo
         raise OSError(28, "No space left on device", "out")
 
     with monkeypatch.context() as patch:
-        patch.setattr(video.VideoWriter, "write", full)
+        patch.setattr(VideoWriter, "write", full)
         code, said, _ = run("--input", source)
     assert code == 2
     assert "No space left" in said
@@ -521,7 +523,7 @@ def test_damaged_bytes_are_read_or_refused_and_never_crash(tmp_path):
         path = tmp_path / f"m.{ending}"
         path.write_bytes(data)
         try:
-            with video.VideoReader(str(path)) as reader:
+            with VideoReader(str(path)) as reader:
                 for _ in reader.batches(2):
                     pass
             counts["read"] += 1
@@ -537,7 +539,7 @@ def test_a_track_that_cannot_be_written_falls_silent_and_is_reported(run, tmp_pa
     def refuse(*_):
         raise ValueError("Frame does not match AudioResampler setup.")
 
-    real = video.VideoWriter._add_sound
+    real = VideoWriter._add_sound
 
     class Refusing:
         def __init__(self, stream):
@@ -549,7 +551,7 @@ def test_a_track_that_cannot_be_written_falls_silent_and_is_reported(run, tmp_pa
         track.stream = Refusing(track.stream)
         return track
 
-    monkeypatch.setattr(video.VideoWriter, "_add_sound", add)
+    monkeypatch.setattr(VideoWriter, "_add_sound", add)
     code, said, _ = run("--input", source)
     assert code == 1
     assert "its sound breaks off" in said
@@ -557,7 +559,7 @@ def test_a_track_that_cannot_be_written_falls_silent_and_is_reported(run, tmp_pa
 
 
 def test_a_damaged_clock_never_runs_backwards():
-    clock = video.Clock(Fraction(1, 1000), Fraction(25), Fraction(0))
+    clock = Clock(Fraction(1, 1000), Fraction(25), Fraction(0))
     stamps = [0, 40, None, 120, 90, -5, 1 << 50, 400]
     times = [clock.time_of(pts) for pts in stamps]
     assert [float(t) for t in times] == [0, 0.04, 0.08, 0.12, 0.16, 0.2, 0.24, 0.4]
@@ -577,10 +579,10 @@ def test_a_window_is_refused_where_there_is_none(run, tmp_path, monkeypatch):
 
 
 def test_cameras_and_addresses_are_named_without_their_passwords():
-    assert video.output_stem("0") == "camera0"
-    assert video.output_stem("rtsp://me:secret@10.0.0.2:554/live/leaf.sdp") == "10_0_0_2_leaf"
-    assert "secret" not in video.shown_name("rtsp://me:secret@10.0.0.2/live")
-    assert video.output_stem("/a/b/walk.one.MP4") == "walk.one"
+    assert sources.output_stem("0") == "camera0"
+    assert sources.output_stem("rtsp://me:secret@10.0.0.2:554/live/leaf.sdp") == "10_0_0_2_leaf"
+    assert "secret" not in sources.shown_name("rtsp://me:secret@10.0.0.2/live")
+    assert sources.output_stem("/a/b/walk.one.MP4") == "walk.one"
 
 
 def test_an_address_is_read_like_a_file(run, tmp_path):
