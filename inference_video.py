@@ -71,8 +71,8 @@ def segment(source: str, predictor: Predictor, args: argparse.Namespace) -> int:
     with (
         VideoReader(source) as reader,
         stopped_by_interrupt() as stop,
-        replacing(table) as csv_file,
         replacing(target) as mp4_file,
+        replacing(table) as csv_file,  # the inner one: an error without a name is the table's
     ):
         frames, seconds, stopped = run_pipeline(reader, predictor, args, stop, mp4_file, csv_file)
         if frames == 0:
