@@ -13,9 +13,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-# Workers of `pytest -n` share the cores; more threads than cores would only wait for each other.
-WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-torch.set_num_threads(max(1, (os.cpu_count() or 1) // WORKERS))
+# Threads would wait for each other and for other workers, and their number may change a last bit.
+torch.set_num_threads(1)
 
 # The same examples in every run, however busy the machine; tests/soak/ searches at random.
 settings.register_profile(
