@@ -1,5 +1,6 @@
 """Tests run on the CPU, without a screen and without a network."""
 
+import gc
 import ipaddress
 import os
 import shutil
@@ -60,6 +61,12 @@ def chromium(tmp_path):
     if program is None:
         pytest.skip("no Chromium here, so nothing is opened in a browser")
     return [program, *CHROMIUM.split(), f"--user-data-dir={tmp_path / 'profile'}"]
+
+
+def pytest_collection_finish():
+    """Leave what was imported out of garbage collections: plots ask for three in every epoch."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter):
