@@ -59,8 +59,10 @@ def main() -> int:
         small = peak_mebibytes(path, folder / "small.jpg", "--imgsz", "64", "64")
         tiles = ["--tile", args.tile, "--overlap", args.overlap]
         large = peak_mebibytes(path, folder / "large.jpg", *tiles)
-    print(f"640x480 at 64x64: {small:.0f} MiB; 12,000x9,000 in tiles of {args.tile}:")
-    print(f"{large:.0f} MiB, {large - small:+.0f} MiB; {time.monotonic() - started:.0f} s")
+    print(
+        f"640x480 at 64x64: {small:.0f} MiB; 12,000x9,000 in tiles of {args.tile}: {large:.0f} "
+        f"MiB, {large - small:+.0f} MiB; {time.monotonic() - started:.0f} s"
+    )
     return int(large - small > LIMIT)
 
 

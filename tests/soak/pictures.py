@@ -139,10 +139,12 @@ def main() -> int:
         masks = len(list((folder / "out").glob("*_mask.png")))
         shutil.rmtree(folder / "in")
     good = args.count - broken
-    print(f"{args.count} pictures, {broken} broken: {len(rows)} results, {masks} masks,")
-    print(f"{len(reasons)} reasons, exit code {code}, {time.monotonic() - started:.0f} s;")
-    print(f"memory at most {max(watch.mebibytes):.0f} MiB, {watch.growth():+.0f} MiB from the")
-    print(f"second quarter to the last; open files at most {max(watch.files)}")
+    print(
+        f"{args.count} pictures, {broken} broken: {len(rows)} results, {masks} masks, "
+        f"{len(reasons)} reasons, exit code {code}, {time.monotonic() - started:.0f} s; memory "
+        f"at most {max(watch.mebibytes):.0f} MiB, {watch.growth():+.0f} MiB from the second "
+        f"quarter to the last; open files at most {max(watch.files)}"
+    )
     whole = (len(rows), masks, len(reasons), code) == (good, good, broken, 1)
     return int(not whole or watch.growth() > 60)
 

@@ -52,10 +52,12 @@ def main() -> int:
     quarter = max(1, len(seen) // 4)
     memory, files = zip(*seen, strict=True)
     growth, more = (max(v[-quarter:]) - max(v[quarter : 2 * quarter]) for v in (memory, files))
-    print(f"{epochs * BATCHES} steps in {epochs} epochs, {args.workers} workers,")
-    print(f"{time.monotonic() - started:.0f} s: memory of all processes at most")
-    print(f"{max(memory):.0f} MiB, {growth:+.0f} MiB from the second quarter to the last;")
-    print(f"open files {files[0]} at first, {files[-1]} at the end")
+    print(
+        f"{epochs * BATCHES} steps in {epochs} epochs, {args.workers} workers, "
+        f"{time.monotonic() - started:.0f} s: memory of all processes at most "
+        f"{max(memory):.0f} MiB, {growth:+.0f} MiB from the second quarter to the last; "
+        f"open files {files[0]} at first, {files[-1]} at the end"
+    )
     return int(code or growth > 20 or more > 0)
 
 

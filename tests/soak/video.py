@@ -97,8 +97,8 @@ def main() -> int:
         for minutes in (1, args.count):
             peaks[minutes] = peak_mebibytes(Path(name), minutes)
             frames, seconds = minutes * 60 * RATE, time.monotonic() - started
-            print(f"{minutes} min: at most {peaks[minutes]:.0f} MiB,", end=" ")
-            print(f"{frames} frames written, {seconds:.0f} s", flush=True)
+            peak = f"{minutes} min: at most {peaks[minutes]:.0f} MiB"
+            print(f"{peak}, {frames} frames written, {seconds:.0f} s", flush=True)
     return int(peaks[args.count] > peaks[1] + 60)
 
 
