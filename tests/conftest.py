@@ -34,16 +34,22 @@ CHROMIUM = """--headless --no-sandbox --disable-gpu --disable-dev-shm-usage --di
 
 @pytest.fixture(autouse=True, scope="session")
 def no_network():
-    """Refuse connections that leave this machine."""
-    connect = socket.socket.connect
+    """Refuse connections that leave this machine, and know no name beyond it."""
+    connect, getaddrinfo = socket.socket.connect, socket.getaddrinfo
 
     def connect_locally(self, address):
         if self.family != socket.AF_UNIX and not _is_local(address[0]):
             raise ConnectionRefusedError(f"tests do not use the network, but asked for {address}")
         return connect(self, address)
 
+    def resolve_locally(host, *rest, **more):
+        if host and not _is_local(host):
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return getaddrinfo(host, *rest, **more)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket.socket, "connect", connect_locally)
+        patch.setattr(socket, "getaddrinfo", resolve_locally)
         yield
 
 
