@@ -59,8 +59,8 @@ def segment_video(
     with (
         VideoReader(source) as reader,
         stopped_by_interrupt() as stop,
-        replacing(table) as csv_file,
         replacing(target) as mp4_file,
+        replacing(table) as csv_file,  # the inner one: an error without a name is the table's
     ):
         window = Window(reader.name, Turn(reader.matrix)) if show else None
         frames, seconds = 0, 0.0

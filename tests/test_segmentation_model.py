@@ -249,7 +249,7 @@ def test_training_compiles_as_one_graph():
     assert_gradients_agree(gradients(model), gradients(twin), 5e-4)
 
 
-@pytest.mark.skipif("SOAK" not in os.environ, reason="half a minute; part of `make soak`")
+@pytest.mark.soak
 @pytest.mark.usefixtures("fresh_compiler")
 def test_the_default_compiler_takes_a_level_with_carriers():
     """Inductor once, on the part with the most unusual operations: it needs a minute for all."""

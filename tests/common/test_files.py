@@ -79,15 +79,14 @@ def test_a_disk_without_locks_is_used_all_the_same(tmp_path, monkeypatch, capsys
 
 def test_a_second_run_on_a_folder_is_refused_and_a_dead_ones_lock_is_no_obstacle(tmp_path):
     code = (
-        "import os, sys, time; from pathlib import Path; from common.files import lock_folder\n"
+        "import os, sys; from pathlib import Path; from common.files import lock_folder\n"
         "with lock_folder(Path(sys.argv[1])):\n"
         "    if os.fork(): print('held', flush=True)\n"  # the child is a worker that lives on
-        "    time.sleep(60)"
+        "    sys.stdin.read()"
     )
-    root = Path(__file__).parents[2]
-    command = [sys.executable, "-c", code, str(tmp_path)]
-    options = {"cwd": root, "text": True, "start_new_session": True}
-    holder = subprocess.Popen(command, stdout=subprocess.PIPE, **options)
+    command, root = [sys.executable, "-c", code, str(tmp_path)], Path(__file__).parents[2]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    holder = subprocess.Popen(command, cwd=root, start_new_session=True, **pipes)
     try:
         assert holder.stdout.readline() == "held\n"
         with pytest.raises(UserError, match=str(holder.pid)), lock_folder(tmp_path):

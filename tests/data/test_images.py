@@ -241,13 +241,6 @@ def test_a_link_to_itself_is_refused(tmp_path):
     refused(tmp_path / "loop.png", "cannot be found")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_no_permission_is_said(tmp_path, picture):
-    Image.fromarray(picture).save(tmp_path / "a.png")
-    (tmp_path / "a.png").chmod(0)
-    refused(tmp_path / "a.png", "permission")
-
-
 def png_claiming(width: int, height: int) -> bytes:
     """A PNG whose header claims a size and that has hardly any pixels."""
 

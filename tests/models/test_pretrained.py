@@ -330,10 +330,10 @@ def test_a_failed_download_leaves_everything_as_it_was(address, tmp_path, page, 
 
 
 def test_without_a_network_one_sentence_says_what_to_do(tmp_path):
-    with socket.socket() as probe:  # a port where nobody listens
+    with socket.socket() as probe:  # holds a port without listening
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    refused_download(f"http://127.0.0.1:{port}/file", tmp_path / "faster_vit_0.pth.tar")
+        refused_download(f"http://127.0.0.1:{port}/file", tmp_path / "faster_vit_0.pth.tar")
     assert not os.listdir(tmp_path)
 
 

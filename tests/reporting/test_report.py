@@ -3,7 +3,6 @@
 import base64
 import math
 import os
-import shutil
 import subprocess
 import tracemalloc
 from html.parser import HTMLParser
@@ -396,31 +395,19 @@ def test_an_error_on_the_way_keeps_the_old_page(tmp_path):
 # --- In a browser ---------------------------------------------------------------------------------
 
 
-def chromium(tmp_path, page, *flags):
-    """Open a page in headless Chromium and return what it prints."""
-    program = shutil.which("chromium") or shutil.which("chromium-browser")
-    if program is None:
-        pytest.skip("Chromium is not installed, so the pages are not opened in a browser")
-    profile = tmp_path / "profile"
-    command = [
-        program, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-        "--disable-background-networking", "--disable-component-update", "--disable-sync",
-        "--hide-scrollbars", f"--user-data-dir={profile}", *flags, page.as_uri(),
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    shutil.rmtree(profile, ignore_errors=True)
-    return done.stdout
+def opened(chromium, page, *flags):
+    """Open a page and return what the browser prints."""
+    command = [*chromium, *flags, page.as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=True).stdout
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_a_browser_shows_verdict_and_pictures_at_desktop_and_phone_width(tmp_path, width):
+def test_a_browser_shows_verdict_and_pictures_at_desktop_and_phone_width(tmp_path, chromium, width):
     path, shot = tmp_path / "report.html", tmp_path / "shot.png"
     image, truth = np.full((90, 160, 3), (250, 0, 250), np.uint8), np.zeros((90, 160), np.uint8)
-    write_report(
-        path, title="t", classes=CLASSES, metrics=metrics_of(np.diag([90, 9, 1])),
-        samples=[Sample("a", image, truth, truth, 1.0, "best")],
-    )  # fmt: skip
-    chromium(tmp_path, path, f"--screenshot={shot}", f"--window-size={width},2000")
+    metrics, shown = metrics_of(np.diag([90, 9, 1])), Sample("a", image, truth, truth, 1.0, "best")
+    write_report(path, title="t", classes=CLASSES, metrics=metrics, samples=[shown])
+    opened(chromium, path, f"--screenshot={shot}", f"--window-size={width},2000")
     pixels = cv2.imread(str(shot))[..., ::-1].astype(int)
     assert pixels.shape == (2000, width, 3)
 
@@ -431,12 +418,12 @@ def test_a_browser_shows_verdict_and_pictures_at_desktop_and_phone_width(tmp_pat
     assert area((250, 0, 250)) > 160 * 90 / 4  # the photograph
 
 
-def test_a_browser_runs_our_script_and_no_other(tmp_path):
+def test_a_browser_runs_our_script_and_no_other(tmp_path, chromium):
     path = tmp_path / "summary.html"
     gallery(path, [GalleryRow(f"{i}", i / 9, [1, 0, 0], jpeg(), None) for i in range(9)])
     source = path.read_text(encoding="utf-8")
     planted = "<script>document.title = 'stranger'</script></body>"
     path.write_text(source.replace("</body>", planted), encoding="utf-8")
-    seen = chromium(tmp_path, path, "--dump-dom")
+    seen = opened(chromium, path, "--dump-dom")
     assert "9 of 9 shown" in seen
     assert "<title>t</title>" in seen
