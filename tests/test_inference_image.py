@@ -123,7 +123,7 @@ def test_odd_shapes_are_pictures_like_any_other(monkeypatch, model, tmp_path, he
 
 
 def test_colours_probabilities_and_tiles(monkeypatch, model, tmp_path):
-    picture(tmp_path / "a.png", 100, 150)
+    picture(tmp_path / "a.png", 70, 90)
     out = tmp_path / "out"
     flags = ["--save", "mask", "colour", "prob", "--tile", "64", "--tta"]
     assert go(monkeypatch, model, out, "--input", tmp_path / "a.png", *flags) == 0
@@ -131,7 +131,7 @@ def test_colours_probabilities_and_tiles(monkeypatch, model, tmp_path):
     colour = np.array(Image.open(out / "a_colour.png"))
     assert np.array_equal(colour, np.array(LEAF.colors, np.uint8)[mask])
     stored = np.load(out / "a_prob.npz")
-    assert stored["probabilities"].shape == (3, 100, 150)
+    assert stored["probabilities"].shape == (3, 70, 90)
     top = np.sort(stored["probabilities"].astype(float), axis=0)
     clear = top[-1] - top[-2] > 0.01
     assert np.array_equal(stored["probabilities"].argmax(0)[clear], mask[clear])
