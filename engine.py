@@ -200,11 +200,7 @@ def _step(
 
 @torch.inference_mode()
 def validate(
-    model: nn.Module,
-    loader: DataLoader,
-    criterion: Loss,
-    precision: Precision,
-    num_classes: int,
+    model: nn.Module, loader: DataLoader, criterion: Loss, precision: Precision, num_classes: int
 ) -> dict:
     """Measure a model on a split at the network's input size; see `evaluate.py` for the masks' own.
 

@@ -45,13 +45,7 @@ from models.checkpoint import save_checkpoint, versions
 from models.pretrained import load_weights
 from reporting.report import write_report
 from segmentation_model import build_model
-from training.flags import (
-    class_weights,
-    parse_args,
-    plain_args,
-    resumed_checkpoint,
-    settle_recipe,
-)
+from training.flags import class_weights, parse_args, plain_args, resumed_checkpoint, settle_recipe
 from training.losses import Loss, make_criterion
 from training.optimisation import lr_factor, make_optimizer
 from training.precision import Precision

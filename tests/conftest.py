@@ -19,10 +19,7 @@ torch.set_num_threads(1)
 
 # The same examples in every run, however busy the machine; tests/soak/ searches at random.
 settings.register_profile(
-    "repeatable",
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.too_slow],
+    "repeatable", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("repeatable")
 

@@ -272,10 +272,7 @@ def test_a_tint_in_yuv_looks_like_the_overlay_of_pictures(pix_fmt, tags):
     tinted = tinting.Tinter(ClassTable.default(), tinting.Turn(None)).draw(converted, mask)
     full_range, matrix = tinting.colours_of(converted)
     seen = tinted.reformat(
-        format="rgb24",
-        src_colorspace=matrix,
-        src_color_range=full_range,
-        dst_color_range=2,
+        format="rgb24", src_colorspace=matrix, src_color_range=full_range, dst_color_range=2
     ).to_ndarray()
     wanted = overlay(image, mask, ClassTable.default()).astype(int)
     flat = cv2.dilate(cv2.morphologyEx(mask, cv2.MORPH_GRADIENT, np.ones((3, 3))), np.ones((5, 5)))
