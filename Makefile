@@ -44,11 +44,10 @@ lint: .venv/.installed-dev
 	$(VENV)/ruff format --check .
 
 test: lint
-	$(VENV)/python -m pytest -n 2
+	$(VENV)/python -m pytest -n 2 --dist worksteal
 
 soak: .venv/.installed-dev
-	SOAK=1 $(VENV)/python -m pytest tests/test_segmentation_model.py tests/test_train.py \
-	  -k "default_compiler or several_processes"
+	$(VENV)/python -m pytest -m soak
 	$(VENV)/python tests/soak/fuzz.py --count 20000
 	$(VENV)/python tests/soak/pictures.py --count 2000
 	$(VENV)/python tests/soak/training.py --count 2000

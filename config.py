@@ -1,4 +1,4 @@
-"""What every room agrees on: the default classes, the label that is ignored, the normalisation.
+"""What every module agrees on: the default classes, the label that is ignored, the normalisation.
 
 To train on classes of your own, put a `labelmap.txt` into the data folder (see README, "Your own
 data"), or edit the three tables below, as the article's readers are used to doing.

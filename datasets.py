@@ -16,6 +16,7 @@ import signal
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import albumentations as A
@@ -28,22 +29,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from common import cli
 from common.errors import UserError
 from config import IGNORE_INDEX, Size
-from data.checks import check_pairs, report
-from data.images import image_size, map_files, read_image, resize_image
-from data.masks import MaskReader, read_class_table
-from data.pairs import Pair, data_fingerprint, find_pairs
-
-__all__ = [
-    "MaskReader",
-    "Pair",
-    "SegmentationDataset",
-    "check_pairs",
-    "data_fingerprint",
-    "find_pairs",
-    "input_size",
-    "make_loader",
-    "read_class_table",
-]
+from data.checks import check_data_set
+from data.images import Normalisation, image_size, map_files, read_image, resize_image
+from data.masks import MaskReader
+from data.pairs import Pair
 
 # The strong augmentation shows pictures at these factors of their size. At half their size small
 # lesions vanish: 0.5 to 2 learnt less on leaves than 0.75 to 1.5 (docs/results_log.csv).
@@ -122,12 +111,21 @@ class SegmentationDataset(Dataset):
         cache: "ram" keeps the resized pictures in memory, once for all workers; else "none".
     """
 
-    def __init__(self, pairs: list[Pair], reader: MaskReader, size: Size,
-                 mean: tuple[float, float, float], std: tuple[float, float, float], *,
-                 augment: str = "article", seed: int = 0, cache: str = "none"):  # fmt: skip
+    def __init__(
+        self,
+        pairs: list[Pair],
+        reader: MaskReader,
+        size: Size,
+        mean: tuple[float, float, float],
+        std: tuple[float, float, float],
+        *,
+        augment: str = "article",
+        seed: int = 0,
+        cache: str = "none",
+    ):
         self.pairs, self.reader, self.size = pairs, reader, size
-        self.mean, self.std = (np.array(values, np.float32) * 255 for values in (mean, std))
-        fill = tuple(round(float(value)) for value in self.mean)
+        self.normalise = Normalisation(mean, std)
+        fill = tuple(round(value) for value in self.normalise.mean.ravel().tolist())
         self.augmentation = make_augmentation(augment, size, fill)
         factor = MAX_SCALE if augment == "strong" else 1
         self.base_size = round(size[0] * factor), round(size[1] * factor)
@@ -160,9 +158,8 @@ class SegmentationDataset(Dataset):
             )
             changed = self.augmentation(image=image, mask=target)
             image, target = changed["image"], changed["mask"]
-        image = np.ascontiguousarray(image.transpose(2, 0, 1)).astype(np.float32)  # (3, H, W)
-        image = (image - self.mean[:, None, None]) / self.std[:, None, None]
-        return torch.from_numpy(image), torch.from_numpy(target.astype(np.int64)), index
+        image, target = self.normalise(image), target.astype(np.int64)
+        return torch.from_numpy(image), torch.from_numpy(target), index
 
     def _read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Photograph HWC uint8 RGB and mask (H, W) uint8, resized for the augmentation."""
@@ -223,6 +220,7 @@ def _free_memory_gib() -> float | None:
         return None
 
 
+@dataclass(eq=False)
 class EpochBatches(Sampler):
     """Batches of (epoch, index), shared out among the processes of a run.
 
@@ -232,14 +230,18 @@ class EpochBatches(Sampler):
     Args:
         count: pictures of the data set.
         train: shuffle, and repeat a few pictures where `count` does not divide.
+        rank, world_size: this process among those that share the run.
         drop_last: leave out a last batch of a single picture, on which BatchNorm could not train.
     """
 
-    def __init__(self, count: int, batch_size: int, *, train: bool, seed: int, rank: int,
-                 world_size: int, drop_last: bool):  # fmt: skip
-        self.count, self.batch_size, self.train, self.seed = count, batch_size, train, seed
-        self.rank, self.world_size, self.drop_last = rank, world_size, drop_last
-        self.epoch = 0
+    count: int
+    batch_size: int
+    train: bool
+    seed: int
+    rank: int = 0
+    world_size: int = 1
+    drop_last: bool = False
+    epoch: int = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order and the augmentation of the next pass; validation has but one."""
@@ -299,12 +301,11 @@ def make_loader(
 
     Args:
         batch_size, workers: per process.
-        rank, world_size: this process among those that share the run.
-        drop_last: see `EpochBatches`.
+        rank, world_size, drop_last: see `EpochBatches`.
     """
     dataset.fill_cache()
-    batches = EpochBatches(len(dataset), batch_size, train=train, seed=seed, rank=rank,
-                           world_size=world_size, drop_last=drop_last)  # fmt: skip
+    shares = rank, world_size, drop_last
+    batches = EpochBatches(len(dataset), batch_size, train, seed, *shares)
     return DataLoader(
         dataset,
         batch_sampler=batches,
@@ -323,7 +324,7 @@ def main() -> int:
         "--fix-list", type=Path, metavar="FILE", help="write the names of the files to put right"
     )
     args = parser.parse_args()
-    return 1 if report(args.root, args.fix_list) else 0
+    return 1 if check_data_set(args.root, args.fix_list) else 0
 
 
 if __name__ == "__main__":

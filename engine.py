@@ -5,8 +5,10 @@ figures come from one confusion matrix over the whole split, summed over all pro
 """
 
 import math
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
@@ -60,7 +62,7 @@ def train(
     precision: Precision,
     num_classes: int,
     *,
-    set_lr: Callable[[float], float] | None = None,
+    set_lr: Callable[[float], None] | None = None,
     accumulate: int = 1,
     clip_grad: float | None = None,
     ema: nn.Module | None = None,
@@ -82,81 +84,123 @@ def train(
     """
     model.train()
     matrix = ConfusionMatrix(num_classes, precision.device)
-    totals = torch.zeros(2, dtype=precision.exact, device=precision.device)  # loss, pictures
     watch = watch or NonFiniteWatch()
-    steps, group, bad, group_finite = len(loader), [], [], True
+    loss_sum, pictures, batches = 0.0, 0, len(loader)
     bar = tqdm(loader, desc="Training", disable=not distributed.is_main(), dynamic_ncols=True)
+    stream = iter(bar)
     optimizer.zero_grad(set_to_none=True)
-    for step, (images, targets, indices) in enumerate(bar):
-        if not group:
-            first = len(images)
-            if set_lr is not None:
-                set_lr(step / steps)
-        group += indices.tolist()
-        last_of_group = step % accumulate == accumulate - 1 or step == steps - 1
-        images, targets = precision.to_device(images), targets.to(precision.device)
-        statistics = [buffer.clone() for buffer in model.buffers()]
-        waits = isinstance(model, DistributedDataParallel) and not last_of_group
+    for start in range(0, batches, accumulate):
+        if set_lr is not None:
+            set_lr(start / batches)
+        traces = [*model.buffers(), matrix.counts]
+        before = [tensor.clone() for tensor in traces]
+        count = min(accumulate, batches - start)
+        gathered = _gather(model, islice(stream, count), count, criterion, precision, matrix)
+        step = _step(model, optimizer, precision, clip_grad, *gathered)
+        if step.finite:
+            for loss, own in zip(step.losses, step.indices, strict=True):
+                loss_sum, pictures = loss_sum + loss * len(own), pictures + len(own)
+            bar.set_postfix(loss=f"{step.losses[-1]:.4f}")
+        else:  # as if it had not been: BatchNorm's averages would stay NaN for ever
+            for tensor, then in zip(traces, before, strict=True):
+                tensor.copy_(then)
+        watch.see(step.applied or step.searching, _names(loader, step.suspects()))
+        if ema is not None and step.applied:
+            ema.update(unwrapped(model))
+    next(stream, None)  # lets the bar and the loader's workers end
+    return _figures(loss_sum, pictures, matrix, precision)
+
+
+@dataclass
+class Step:
+    """What became of one optimizer step.
+
+    Args:
+        losses: of each batch of this process.
+        indices: of each batch's pictures in the data set.
+        finite: whether all losses of all processes are.
+        applied: whether the weights moved.
+        searching: whether fp16 looks for a scale of the loss, by steps that are not applied.
+    """
+
+    losses: list[float]
+    indices: list[list[int]]
+    finite: bool
+    applied: bool
+    searching: bool
+
+    def suspects(self) -> list[int]:
+        """The pictures whose loss is not finite; all of them where only the gradient is not."""
+        batches = zip(self.losses, self.indices, strict=True)
+        return [i for loss, own in batches for i in own if self.finite or not math.isfinite(loss)]
+
+
+def _gather(
+    model: nn.Module,
+    batches: Iterable,
+    count: int,
+    criterion: Loss,
+    precision: Precision,
+    matrix: ConfusionMatrix,
+) -> tuple[list[Tensor], list[list[int]]]:
+    """Add up the gradients of `count` batches, and their predictions in the matrix.
+
+    Returns:
+        the loss of each batch, still on the device, and the indices of its pictures.
+    """
+    losses, indices = [], []
+    for images, targets, own in batches:
+        images = precision.to_device(images)
+        targets = targets.to(precision.device, non_blocking=True)
+        indices.append(own.tolist())
+        waits = isinstance(model, DistributedDataParallel) and len(indices) < count
         with model.no_sync() if waits else nullcontext(), out_of_memory_explained(len(images)):
             with precision.autocast():
                 logits = model(images)
             loss = criterion(logits, targets)
             # A batch counts by its pictures: the last one of an epoch may have fewer.
-            precision.scaler.scale(loss * (len(images) / first)).backward()
-        # This waits for the device once a step; a run that goes on with NaN costs more.
-        own = bool(torch.isfinite(loss.detach()))
-        bad += [] if own else indices.tolist()
-        if distributed.sum_over_processes(totals.new_tensor([not own])).item():
-            group_finite = False
-            for buffer, before in zip(model.buffers(), statistics, strict=True):
-                buffer.copy_(before)  # BatchNorm's averages would stay NaN for ever
-        else:
-            matrix.update(logits.detach().max(1).indices, targets)
-            totals += totals.new_tensor([loss.item() * len(images), len(images)])
-            bar.set_postfix(loss=f"{loss.item():.4f}")
-        if last_of_group:
-            batches = len(group) / first
-            applied = _step(model, optimizer, precision, clip_grad, batches, group_finite)
-            # fp16 looks for its scale by steps that are not applied; below 1 it looks in vain.
-            scaler = precision.scaler
-            searching = group_finite and scaler.is_enabled() and scaler.get_scale() > 1
-            watch.see(applied or searching, _names(loader, group if group_finite else bad))
-            if ema is not None and applied:
-                ema.update(unwrapped(model))
-            group, bad, group_finite = [], [], True
-    return _figures(totals, matrix)
+            precision.scaler.scale(loss * (len(images) / len(indices[0]))).backward()
+        losses.append(loss.detach())
+        matrix.update(logits.detach().max(1).indices, targets)
+    return losses, indices
 
 
-def _step(model: nn.Module, optimizer: torch.optim.Optimizer, precision: Precision,
-          clip_grad: float | None, batches: float, losses_finite: bool) -> bool:  # fmt: skip
-    """Apply the mean of the gathered gradients of `batches`, unless something is not finite.
-
-    Returns:
-        whether they were applied.
-    """
+def _step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    precision: Precision,
+    clip_grad: float | None,
+    losses: list[Tensor],
+    indices: list[list[int]],
+) -> Step:
+    """Apply the mean of the gathered gradients, unless a loss or a gradient is not finite."""
     scaler = precision.scaler
     scaler.unscale_(optimizer)
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    batches = sum(map(len, indices)) / len(indices[0])
     if batches != 1:
         torch._foreach_div_(gradients, batches)
     norm = nn.utils.get_total_norm(gradients)
-    finite = losses_finite and bool(torch.isfinite(norm))
-    if finite:
+    bad = (~torch.stack(losses).isfinite()).sum()  # of this process, then of all
+    distributed.sum_over_processes(bad)
+    # The one place where a step waits for the device to be judged; going on with NaN costs more.
+    *values, size, bad = torch.stack([v.to(precision.exact) for v in (*losses, norm, bad)]).tolist()
+    finite = bad == 0
+    applied = finite and math.isfinite(size)
+    if applied:
         if clip_grad is not None:
             nn.utils.clip_grads_with_norm_(model.parameters(), clip_grad, norm)
         scaler.step(optimizer)
     scaler.update()
     optimizer.zero_grad(set_to_none=True)
-    return finite
+    # Below 1 fp16 looks for its scale in vain.
+    searching = finite and not applied and scaler.is_enabled() and scaler.get_scale() > 1
+    return Step(values, indices, finite, applied, searching)
 
 
 @torch.inference_mode()
 def validate(
-    model: nn.Module,
-    loader: DataLoader,
-    criterion: Loss,
-    precision: Precision,
-    num_classes: int,
+    model: nn.Module, loader: DataLoader, criterion: Loss, precision: Precision, num_classes: int
 ) -> dict:
     """Measure a model on a split at the network's input size; see `evaluate.py` for the masks' own.
 
@@ -164,7 +208,7 @@ def validate(
     """
     model.eval()
     matrix = ConfusionMatrix(num_classes, precision.device)
-    totals = torch.zeros(2, dtype=precision.exact, device=precision.device)
+    loss_sum, pictures = 0.0, 0
     bar = tqdm(loader, desc="Validating", disable=not distributed.is_main(), dynamic_ncols=True)
     for images, targets, _ in bar:
         images, targets = precision.to_device(images), targets.to(precision.device)
@@ -173,11 +217,13 @@ def validate(
                 logits = model(images)
             loss = criterion(logits, targets)
         matrix.update(logits.max(1).indices, targets)
-        totals += totals.new_tensor([loss.item() * len(images), len(images)])
-    return _figures(totals, matrix)
+        loss_sum, pictures = loss_sum + loss.item() * len(images), pictures + len(images)
+    return _figures(loss_sum, pictures, matrix, precision)
 
 
-def _figures(totals: Tensor, matrix: ConfusionMatrix) -> dict:
+def _figures(loss_sum: float, pictures: int, matrix: ConfusionMatrix, precision: Precision) -> dict:
+    """The figures of an epoch from the sums of all processes."""
+    totals = torch.tensor([loss_sum, pictures], dtype=precision.exact, device=precision.device)
     loss, pictures = distributed.sum_over_processes(totals).tolist()
     distributed.sum_over_processes(matrix.counts)
     return {
@@ -200,20 +246,14 @@ def _names(loader: DataLoader, indices: list[int]) -> str:
     return ", ".join(str(loader.dataset.pairs[index].image) for index in indices)
 
 
-class out_of_memory_explained:
-    """Turns CUDA's out of memory into a sentence that says what to change."""
-
-    def __init__(self, batch: int):
-        self.batch = batch
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind, error, trace) -> None:
-        if not isinstance(error, torch.OutOfMemoryError):
-            return
+@contextmanager
+def out_of_memory_explained(batch: int) -> Iterator[None]:
+    """Turn CUDA's out of memory into a sentence that says what to change."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
         peak = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else 0
         raise UserError(
-            f"The GPU's memory is too small for --batch {self.batch} (peak {peak:.1f} GiB): try a "
+            f"The GPU's memory is too small for --batch {batch} (peak {peak:.1f} GiB): try a "
             "smaller --batch with --accumulate, --amp bf16, a smaller --imgsz or --head pyramid."
         ) from error

@@ -8,52 +8,47 @@ Writes report.html to look at, metrics.json, per_image.csv, confusion_matrix.png
 --out-dir.
 """
 
-import csv
-import io
 import json
 import platform
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
-import torch
+from matplotlib.figure import Figure
 
 from common import cli, distributed
 from common.errors import UserError
-from common.files import lock_folder, replacing, without_nan, write_text
+from common.files import lock_folder, without_nan, write_csv, write_text
 from config import DEFAULT_DATA, ClassTable
 from data.masks import MaskReader
 from data.pairs import find_pairs
-from inference.evaluation import evaluate_pairs, samples, summarise, table
+from inference.evaluation import evaluate_pairs, example_pictures, format_table, split_metrics
 from inference.predictor import Predictor
 from metrics import ConfusionMatrix
 from models.checkpoint import versions
 from reporting.report import write_report
+from reporting.samples import Sample
+from utils import save_figure
 
 
 def parse_args():
     parser = cli.Parser(__doc__)
-    parser.add_device()
-    parser.add_argument("--model", type=Path, required=True, help="checkpoint, or an .onnx file")
-    parser.add_argument("--data", type=Path, default=DEFAULT_DATA, metavar="ROOT", help="data set")
+    cli.add_shared(parser, "--device", "--model", "--imgsz")
+    cli.add_shared(parser, "--data", default=DEFAULT_DATA)
     parser.add_argument("--split", choices=("train", "valid", "test"), default="valid", help="part")
-    parser.add_imgsz(None, "network's input; the training's if not given")
-    parser.add_argument("--out-dir", type=Path, default=Path("outputs/evaluation"), help="results")
+    cli.add_shared(parser, "--out-dir", default=Path("outputs/evaluation"))
     return parser.parse_args()
 
 
 def write_per_image(path: Path, records: list[dict], classes: ClassTable) -> None:
     """One line a picture: its mean IoU and each class's."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["file", "miou", *(f"iou_{name}" for name in classes.names)])
+    rows = []
     for record in records:
-        matrix = ConfusionMatrix(len(classes))
-        matrix.counts += torch.from_numpy(record["counts"])
+        matrix = ConfusionMatrix.of(record["counts"])
         values = [matrix.miou(), *matrix.iou()]
-        writer.writerow([record["file"], *(f"{v:.6f}" if v == v else "" for v in values)])
-    write_text(path, text.getvalue())
+        rows.append([record["file"], *(f"{v:.6f}" if v == v else "" for v in values)])
+    write_csv(path, ["file", "miou", *(f"iou_{name}" for name in classes.names)], rows)
 
 
 def draw_confusion(path: Path, metrics: dict) -> None:
@@ -62,7 +57,8 @@ def draw_confusion(path: Path, metrics: dict) -> None:
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     names = [name.replace("$", r"\$") for name in metrics["classes"]]  # no mathematics in names
     side = min(30, 3 + 0.7 * len(names))
-    figure, axes = plt.subplots(figsize=(side + 1, side))
+    figure = Figure(figsize=(side + 1, side))
+    axes = figure.subplots()
     axes.imshow(shares, vmin=0, vmax=1, cmap="Blues")
     axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
     axes.set_yticks(range(len(names)), names)
@@ -71,18 +67,12 @@ def draw_confusion(path: Path, metrics: dict) -> None:
     for (row, column), share in np.ndenumerate(shares):
         color = "white" if share > 0.5 else "black"
         axes.text(column, row, f"{share:.1%}", ha="center", va="center", color=color)
-    figure.tight_layout()
-    try:
-        with replacing(path) as temporary:
-            figure.savefig(temporary, dpi=110)
-    finally:
-        plt.close(figure)
+    save_figure(path, figure)
 
 
 def main() -> int:
     args = parse_args()
-    imgsz = (args.imgsz[1], args.imgsz[0]) if args.imgsz else None
-    predictor = Predictor.load(args.model, imgsz, args.device)
+    predictor = Predictor.load(args.model, args.imgsz, args.device)
     predictor.to(distributed.init(predictor.device))
     reader = MaskReader.for_data(args.data)
     if reader.classes.names != predictor.classes.names:
@@ -97,28 +87,46 @@ def main() -> int:
         started = time.time()
         records = evaluate_pairs(predictor, pairs, reader)
         if distributed.is_main():
-            metrics = summarise(records, predictor.classes)
-            print(table(metrics))
-            write_text(
-                args.out_dir / "metrics.json", json.dumps(without_nan(metrics), indent=1) + "\n"
-            )
-            write_per_image(args.out_dir / "per_image.csv", records, predictor.classes)
-            draw_confusion(args.out_dir / "confusion_matrix.png", metrics)
             facts = {
-                "model": str(args.model), "data": str(args.data), "split": args.split,
-                "input_width_height": list(predictor.size[::-1]), "device": str(predictor.device),
-                "processes": distributed.world_size(), "machine": platform.machine(),
-                "seconds": round(time.time() - started, 2), **versions(),
-            }  # fmt: skip
-            write_text(args.out_dir / "run.json", json.dumps(facts, indent=1) + "\n")
-            write_report(
-                args.out_dir / "report.html", title=f"Evaluation of {args.model}", metrics=metrics,
-                classes=predictor.classes, samples=samples(predictor, pairs, reader, records),
-                facts=facts,
-            )  # fmt: skip
-            print(f"Results are in {args.out_dir}/")
+                "model": str(args.model),
+                "data": str(args.data),
+                "split": args.split,
+                "input_width_height": list(predictor.size[::-1]),
+                "device": str(predictor.device),
+                "processes": distributed.world_size(),
+                "machine": platform.machine(),
+                "seconds": round(time.time() - started, 2),
+                **versions(),
+            }
+            pictures = example_pictures(predictor, pairs, reader, records)
+            write_results(args.out_dir, records, predictor.classes, pictures, facts)
     distributed.shutdown()
     return 0
+
+
+def write_results(
+    out_dir: Path,
+    records: list[dict],
+    classes: ClassTable,
+    pictures: Iterator[Sample],
+    facts: dict[str, object],
+) -> None:
+    """Print the figures of a split and write all files about them."""
+    metrics = split_metrics(records, classes)
+    print(format_table(metrics))
+    write_text(out_dir / "metrics.json", json.dumps(without_nan(metrics), indent=1) + "\n")
+    write_per_image(out_dir / "per_image.csv", records, classes)
+    draw_confusion(out_dir / "confusion_matrix.png", metrics)
+    write_text(out_dir / "run.json", json.dumps(facts, indent=1) + "\n")
+    write_report(
+        out_dir / "report.html",
+        title=f"Evaluation of {facts['model']}",
+        metrics=metrics,
+        classes=classes,
+        samples=pictures,
+        facts=facts,
+    )
+    print(f"Results are in {out_dir}/")
 
 
 if __name__ == "__main__":

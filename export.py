@@ -45,9 +45,9 @@ MAX_IMAGES = 16
 
 def parse_args() -> argparse.Namespace:
     parser = cli.Parser(__doc__)
-    parser.add_argument("--model", type=Path, required=True, help="checkpoint of train.py")
-    parser.add_imgsz(None, "size that the file is for; the training's if not given")
-    parser.add_argument("--out-dir", type=Path, default=DEFAULT_OUT_DIR / "export", help="folder")
+    cli.add_shared(parser, "--model", help="checkpoint of train.py")
+    cli.add_shared(parser, "--imgsz", help="size that the file is for; the training's if not given")
+    cli.add_shared(parser, "--out-dir", default=DEFAULT_OUT_DIR / "export")
     parser.add_argument("--half", action="store_true", help="weights in 16 bits: half the file")
     parser.add_argument("--dynamic-batch", action="store_true", help="any number of pictures")
     parser.add_argument(
@@ -256,7 +256,7 @@ def main() -> None:
     args = parse_args()
     onnx_model.packages()
     loaded = load_model(args.model)
-    size = (args.imgsz[1], args.imgsz[0]) if args.imgsz else loaded.config.input_size
+    size = args.imgsz or loaded.config.input_size
     if min(size) < 32:
         raise UserError(f"--imgsz {size[1]} {size[0]} is too small; the model needs 32 and more.")
     path = args.out_dir / file_name(args.model, size, args.half)

@@ -26,6 +26,13 @@ class ConfusionMatrix:
         self.num_classes = num_classes
         self.counts = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
 
+    @classmethod
+    def of(cls, counts: np.ndarray) -> "ConfusionMatrix":
+        """The matrix of counts (K, K) that were made elsewhere."""
+        matrix = cls(len(counts))
+        matrix.counts += torch.from_numpy(counts)
+        return matrix
+
     def update(self, preds: Tensor, targets: Tensor) -> None:
         """Add predictions and targets of one shape, class indices; a target of 255 is ignored."""
         valid = targets != IGNORE_INDEX

@@ -39,7 +39,7 @@ class FasterViT(nn.Module):
         layer_scale, layer_scale_conv: initial residual scale, None for none.
         layer_norm_last: normalise the last map of `forward_features` by LayerNorm.
         do_propagation: let the last block of a level add its carriers to their windows.
-        window: side of the attention windows of all levels, None for `window_size`.
+        window: side of the windows of both attention levels, None for `window_size`.
 
     Shape:
         images: (B, 3, H, W), normalised RGB.

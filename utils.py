@@ -1,18 +1,17 @@
-"""Small things that several scripts share: device, seed, colours and overlays, curves."""
+"""What one draws: masks in colours, overlays, legends, sheets of pictures, curves."""
 
 import gc
 from pathlib import Path
 
 import cv2
-import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
 
 from common.files import replacing
 from config import ClassTable
-from data.images import resize_image
+from data.images import fit_within, resize_image
 
-matplotlib.use("Agg")  # no window: training runs on servers
-import matplotlib.pyplot as plt
+FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
 def colour_mask(mask: np.ndarray, colors: tuple) -> np.ndarray:
@@ -58,10 +57,7 @@ def draw_legend(image: np.ndarray, classes: ClassTable) -> np.ndarray:
     shown = [pair for pair in zip(classes.names, classes.vis_colors, strict=True) if any(pair[1])]
     line = int(np.clip(round(min(image.shape[:2]) / 22), 12, 64))
     scale, thick = line / 32, max(1, line // 20)
-    widths = [
-        cv2.getTextSize(_ascii(name), cv2.FONT_HERSHEY_SIMPLEX, scale, thick)[0][0]
-        for name, _ in shown
-    ]
+    widths = [cv2.getTextSize(_ascii(name), FONT, scale, thick)[0][0] for name, _ in shown]
     height, width = line * len(shown) + line // 2, max(widths, default=0) + 2 * line
     if not shown or height > image.shape[0] or width > image.shape[1]:
         return result  # too small a picture for words
@@ -69,13 +65,10 @@ def draw_legend(image: np.ndarray, classes: ClassTable) -> np.ndarray:
     panel[:] = cv2.addWeighted(panel, 0.35, np.zeros_like(panel), 0.65, 0)
     for row, (name, color) in enumerate(shown):
         top = row * line + line // 4
-        cv2.rectangle(
-            result, (line // 3, top + line // 6), (line, top + line * 5 // 6), color, cv2.FILLED
-        )
-        cv2.putText(
-            result, _ascii(name), (line * 4 // 3, top + line * 4 // 5), cv2.FONT_HERSHEY_SIMPLEX,
-            scale, (255, 255, 255), thick, cv2.LINE_AA,
-        )  # fmt: skip
+        corners = (line // 3, top + line // 6), (line, top + line * 5 // 6)
+        cv2.rectangle(result, *corners, color, cv2.FILLED)
+        place, white = (line * 4 // 3, top + line * 4 // 5), (255, 255, 255)
+        cv2.putText(result, _ascii(name), place, FONT, scale, white, thick, cv2.LINE_AA)
     return result
 
 
@@ -84,17 +77,9 @@ def _ascii(name: str) -> str:
     return name.encode("ascii", "replace").decode()[:40]
 
 
-def shrink(image: np.ndarray, longest: int) -> np.ndarray:
-    """Scale a picture down until its longer side has `longest` pixels."""
-    scale = min(1.0, longest / max(image.shape[:2]))
-    size = tuple(max(1, round(side * scale)) for side in image.shape[:2])
-    return resize_image(image, size)
-
-
-def fit_within(image: np.ndarray, height: int, width: int) -> np.ndarray:
+def letterbox(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """Scale a picture to fit into a box, its sides in proportion, and centre it on white."""
-    scale = min(height / image.shape[0], width / image.shape[1])
-    h, w = max(1, round(image.shape[0] * scale)), max(1, round(image.shape[1] * scale))
+    h, w = fit_within(image.shape[:2], (height, width))
     canvas = np.full((height, width, 3), 255, dtype=np.uint8)
     top, left = (height - h) // 2, (width - w) // 2
     canvas[top : top + h, left : left + w] = resize_image(image, (h, w))
@@ -117,7 +102,8 @@ def plot_curves(
     path: Path, train: list[float], valid: list[float], title: str, epochs: list[int] | None = None
 ) -> None:
     """Draw a figure's course over the epochs for both splits, as the article's graphs do."""
-    figure, axes = plt.subplots(figsize=(9, 6))
+    figure = Figure(figsize=(9, 6))
+    axes = figure.subplots()
     epochs = epochs or list(range(1, len(train) + 1))
     axes.plot(epochs, train, color="tab:blue", marker=".", label=f"train {title}")
     axes.plot(epochs, valid, color="tab:red", marker=".", label=f"validation {title}")
@@ -125,10 +111,15 @@ def plot_curves(
     axes.set_ylabel(title)
     axes.grid(alpha=0.3)
     axes.legend()
+    save_figure(path, figure)
+
+
+def save_figure(path: Path, figure: Figure) -> None:
+    """Write a figure as PNG, whole or not at all."""
     figure.tight_layout()
     try:
         with replacing(path) as temporary:
             figure.savefig(temporary, dpi=110)
     finally:
-        plt.close(figure)
+        figure.clear()
         gc.collect()  # a figure is a knot of references: left alone, each epoch takes 3.5 MiB more

@@ -1,1 +1,1 @@
-"""What every room uses: sentences for errors, flags, files, text, device, processes."""
+"""What every part uses: sentences for errors, flags, files, text, device, processes."""

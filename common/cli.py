@@ -7,6 +7,8 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 
 from common.errors import UserError
 
@@ -18,21 +20,6 @@ class Parser(argparse.ArgumentParser):
         super().__init__(description=doc, formatter_class=_HelpFormatter, allow_abbrev=False)
         self.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
-    def add_device(self) -> None:
-        self.add_argument(
-            "--device", default="auto", metavar="D", help="auto, cpu, cuda, cuda:1, mps"
-        )
-
-    def add_imgsz(self, default: list[int] | None, why: str, group=None) -> None:
-        (group or self).add_argument(
-            "--imgsz",
-            nargs=2,
-            type=pixels,
-            metavar=("WIDTH", "HEIGHT"),
-            default=default,
-            help=why,
-        )
-
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Keeps the docstring's lines; adds defaults, but not `None` or `False`, which say nothing."""
@@ -41,6 +28,13 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescrip
         if action.default is None or action.default is False:
             return action.help or ""
         return super()._get_help_string(action) or ""
+
+
+class _HeightFirst(argparse.Action):
+    """Keeps WIDTH HEIGHT, as one types a size, as the (height, width) that all code takes."""
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        setattr(namespace, self.dest, (values[1], values[0]))
 
 
 def number(
@@ -70,6 +64,37 @@ natural = number(int, 0)
 positive_float = number(float, 0, open_low=True)
 fraction = number(float, 0, 1)
 
+# Flags that mean the same in several scripts. Each takes those it wants; its own default and help
+# win where they differ.
+SHARED = {
+    "--amp": {"choices": ("auto", "bf16", "fp16", "off")},
+    "--batch": {"type": positive_int, "default": 1, "help": "pictures a pass"},
+    "--data": {"type": Path, "metavar": "ROOT", "help": "data set"},
+    "--device": {"default": "auto", "metavar": "D", "help": "auto, cpu, cuda, cuda:1, mps"},
+    "--imgsz": {
+        "nargs": 2,
+        "type": pixels,
+        "action": _HeightFirst,
+        "metavar": ("WIDTH", "HEIGHT"),
+        "help": "network's input; the training's if not given",
+    },
+    "--model": {"type": Path, "required": True, "help": "checkpoint, or an .onnx file"},
+    "--out-dir": {"type": Path, "help": "folder for results"},
+    "--overwrite": {"action": "store_true"},
+    "--window": {
+        "type": number(int, 2, 64),
+        "metavar": "N",
+        "help": "side of the attention windows; the variant's if not given",
+    },
+    "--workers": {"type": positive_int, "default": 2},
+}
+
+
+def add_shared(parser: argparse._ActionsContainer, *flags: str, **own) -> None:
+    """Declare flags of SHARED in a parser or in a group of it; what is the script's `own` wins."""
+    for flag in flags:
+        parser.add_argument(flag, **SHARED[flag] | own)
+
 
 def run(main: Callable[[], int | None]) -> None:
     """Run a script's `main` and turn what goes wrong into one sentence and an exit code.
@@ -85,21 +110,18 @@ def run(main: Callable[[], int | None]) -> None:
     try:
         code = main()
     except KeyboardInterrupt:
-        print(
-            "\nInterrupted. What was finished is whole; start the same command again.",
-            file=sys.stderr,
+        sys.stderr.write(
+            "\nInterrupted. What was finished is whole; start the same command again.\n"
         )
         sys.exit(130)
     except BrokenPipeError:  # the reader of our output went away, as `| head` does
         sys.stderr.close()
         sys.exit(1)
     except Exception as error:
-        try:
+        with suppress(OSError):  # nobody can be told: the terminal's own disk is full
             if debug:
                 traceback.print_exc()
             print(f"error: {explain(error)}", file=sys.stderr)
-        except OSError:
-            sys.exit(2)  # nobody can be told: the terminal's own disk is full
         sys.exit(2)
     sys.exit(code or 0)
 
@@ -120,10 +142,8 @@ def _sentence(error: Exception) -> str:
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, OSError):
-        where = f"{error.filename}: " if error.filename else ""
-        return (
-            f"{where}{error.strerror or error}. Nothing was half-written; put this right and retry."
-        )
+        what = f"{error.filename}: " * bool(error.filename) + str(error.strerror or error)
+        return f"{what}. Nothing was half-written; put this right and retry."
     text = " ".join(str(error).split())[:300]
     full = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     if full or "not enough memory" in text or "t allocate memory" in text:

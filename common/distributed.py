@@ -21,8 +21,8 @@ def init(device: torch.device) -> torch.device:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
     backend = "nccl" if device.type == "cuda" else "gloo"
-    # torchrun ends all when one dies. Waiting for one that works must have room: the main process
-    # may download weights while the others wait.
+    # torchrun ends all when one dies. Waiting for one that works must be possible for long: the
+    # main process may download weights while the others wait.
     dist.init_process_group(backend, timeout=timedelta(hours=1))
     return device
 
@@ -46,6 +46,12 @@ def world_size() -> int:
 def is_main() -> bool:
     """Whether this is the one process that prints and writes."""
     return rank() == 0
+
+
+def say(text: str) -> None:
+    """Print, once for all processes."""
+    if is_main():
+        print(text)
 
 
 def sum_over_processes(tensor: Tensor) -> Tensor:

@@ -1,16 +1,18 @@
 """Writing files so that nothing is ever half-written: temporary name, flush, rename."""
 
+import csv
 import errno
+import io
 import math
 import os
 import re
 import secrets
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
 
 from common.errors import UserError
 
@@ -34,13 +36,12 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A short prefix: the final name may already be as long as the file system allows.
-    handle, name = tempfile.mkstemp(prefix=".tmp-", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    # A short prefix: the final name may already be as long as the file system allows. Not mkstemp,
+    # whose files nobody else in a shared folder may read: this one has the mode of any new file.
+    temporary = path.with_name(f".tmp-{secrets.token_hex(4)}{path.suffix}")
+    temporary.touch(exist_ok=False)
     try:
         yield temporary
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's 0600 would surprise a shared folder
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -61,6 +62,15 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
 
 
+def write_csv(path: Path, head: Iterable, rows: Iterable[Iterable]) -> None:
+    """Write a table whole or not at all, a head above its rows."""
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(head)
+    writer.writerows(rows)
+    write_text(path, table.getvalue())
+
+
 def without_nan(metrics: dict) -> dict:
     """None where a figure does not exist: JSON knows no NaN."""
 
@@ -70,12 +80,6 @@ def without_nan(metrics: dict) -> dict:
         return None if isinstance(value, float) and math.isnan(value) else value
 
     return {name: plain(value) for name, value in metrics.items()}
-
-
-def _umask() -> int:
-    value = os.umask(0)
-    os.umask(value)
-    return value
 
 
 @contextmanager
@@ -101,19 +105,7 @@ def lock_folder(folder: Path, mine: bool = True) -> Iterator[str]:
             f"{folder} is or lies in a file, not a folder; choose another --out-dir."
         ) from error
     with open(folder / ".lock", "a+") as file:
-        if fcntl is not None:
-            try:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                if error.errno not in TAKEN:  # some network disks have no locks
-                    print(f"{folder}/ cannot be locked: keep other runs away.", file=sys.stderr)
-                else:
-                    file.seek(0)
-                    owner = file.read(20).split()[:1]
-                    raise UserError(
-                        f"{folder}/ is in use by another run (process {' '.join(owner)}); wait for "
-                        "it, or choose another --out-dir."
-                    ) from error
+        _lock(file, folder)
         text = f"{os.getpid()} {secrets.token_hex(8)}\n"
         file.truncate(0)
         file.write(text)
@@ -122,6 +114,23 @@ def lock_folder(folder: Path, mine: bool = True) -> Iterator[str]:
         _remove_leftovers(folder)
         # Nobody here may open the file again: closing it anywhere would drop the lock.
         yield text
+
+
+def _lock(file: TextIO, folder: Path) -> None:
+    if fcntl is None:
+        return
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in TAKEN:  # some network disks have no locks
+            print(f"{folder}/ cannot be locked: keep other runs away.", file=sys.stderr)
+            return
+        file.seek(0)
+        owner = file.read(20).split()[:1]
+        raise UserError(
+            f"{folder}/ is in use by another run (process {' '.join(owner)}); wait for it, or "
+            "choose another --out-dir."
+        ) from error
 
 
 def _remove_leftovers(folder: Path) -> None:

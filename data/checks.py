@@ -1,6 +1,7 @@
 """What is wrong with a data set, found before a training run is spoilt by it.
 
-`check_pairs` is the quick part that stops a training; `report` is all of it, for a person to read.
+`check_pairs` is the quick part that stops a training; `check_data_set` is all of it, printed for a
+person.
 """
 
 import hashlib
@@ -16,8 +17,9 @@ from common.errors import UserError
 from common.files import write_text
 from common.text import printable
 from config import IGNORE_INDEX, ClassTable, Size
+from data.classes import table_lines
 from data.images import map_files, read_header, read_image, read_mask_raw
-from data.masks import Census, MaskReader, table_lines
+from data.masks import Census, MaskReader
 from data.pairs import SPLITS, Matching, Pair, explain_ambiguous, is_cvat, match_split
 
 # What spoils a training, or what is learnt from it.
@@ -132,8 +134,8 @@ def examine(pair: Pair, reader: MaskReader) -> Record:
         return record
     if smoothed:
         why = "is a JPEG" if raw.lossy else "has rare values along its edges"
-        record.note("smoothed", pair.mask, f"{printable(pair.mask)} {why}; save it as PNG, resized "
-                    "by nearest neighbour only.")  # fmt: skip
+        remedy = "save it as PNG, resized by nearest neighbour only."
+        record.note("smoothed", pair.mask, f"{printable(pair.mask)} {why}; {remedy}")
     record.pixels = np.bincount(labels.ravel(), minlength=256)
     if not record.pixels[1:IGNORE_INDEX].any():
         record.note("empty", pair.mask, printable(pair.mask))
@@ -162,12 +164,12 @@ def compare_sizes(record: Record, labels: np.ndarray, reader: MaskReader) -> Non
     if (h, w) != (height, width):
         record.note("resized", pair.mask, f"{name} is {w}x{h} px, its image {width}x{height}")
     if turned:
-        record.note("exif", pair.image, f"{name} was painted on the photograph as stored; it is "
-                    "turned like the photograph")  # fmt: skip
+        where = "was painted on the photograph as stored; it is turned like the photograph"
+        record.note("exif", pair.image, f"{name} {where}")
     elif header.orientation > 1 and header.size == header.stored_size:
-        record.note("exif", pair.image, f"{printable(pair.image)} has orientation "
-                    f"{header.orientation}, and its mask's size does not tell whether it was "
-                    "painted before or after; look at it")  # fmt: skip
+        doubt = "its mask's size does not tell whether it was painted before or after; look at it"
+        text = f"{printable(pair.image)} has orientation {header.orientation}, and {doubt}"
+        record.note("exif", pair.image, text)
 
 
 def find_twins(records: dict[str, list[Record]]) -> list[Finding]:
@@ -189,15 +191,17 @@ def find_twins(records: dict[str, list[Record]]) -> list[Finding]:
 
 def find_unpaired(matching: Matching) -> list[Finding]:
     """Files without a partner, or with two."""
-    found = [Finding("no_mask", image, f"{printable(image)} (expected {printable(expected)})")
-             for image, expected in matching.without_mask]  # fmt: skip
+    found = []
+    for image, expected in matching.without_mask:
+        text = f"{printable(image)} (expected {printable(expected)})"
+        found.append(Finding("no_mask", image, text))
     found += [Finding("no_image", mask, printable(mask)) for mask in matching.without_image]
-    found += [Finding("ambiguous", pair[0], explain_ambiguous(*pair))
-              for pair in matching.ambiguous]  # fmt: skip
+    for pair in matching.ambiguous:
+        found.append(Finding("ambiguous", pair[0], explain_ambiguous(*pair)))
     return found
 
 
-def report(root: Path, fix_list: Path | None = None) -> int:
+def check_data_set(root: Path, fix_list: Path | None = None) -> int:
     """Print all that is known of a data set; returns the number of problems.
 
     Args:
@@ -266,10 +270,9 @@ def print_splits(records: dict[str, list[Record]]) -> None:
     for split, members in records.items():
         sizes = [record.size for record in members if record.size]
         formats = Counter(record.format for record in members if record.format)
-        rows.append((
-            split, str(len(members)), span([w for _, w in sizes]), span([h for h, _ in sizes]),
-            ", ".join(f"{count} {name}" for name, count in formats.most_common()),
-        ))  # fmt: skip
+        heights, widths = ([size[axis] for size in sizes] for axis in (0, 1))
+        listed = ", ".join(f"{count} {name}" for name, count in formats.most_common())
+        rows.append((split, str(len(members)), span(widths), span(heights), listed))
     print_table(rows)
 
 

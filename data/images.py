@@ -1,9 +1,9 @@
 """Pictures from and to disk: every format, in one layout, whole or refused with a sentence.
 
 Pictures come from strangers: they are cut off, mislabelled, rotated by EXIF, in 16 bits or CMYK, or
-claim a size that would fill the memory. All other rooms read and write them here, so that each gets
-HWC uint8 RGB as a person sees it, or a `UserError`, and never a part of a picture. Every function
-can be called from several threads at once.
+claim a size that would fill the memory. Everybody reads and writes them here, and gets HWC uint8
+RGB as a person sees it, or a `UserError`, and never a part of a picture. Every function can be
+called from several threads at once.
 """
 
 import io
@@ -35,17 +35,36 @@ MAX_PIXELS = 200_000_000
 
 # Each ending with the formats, in Pillow's names, that may be behind it. A phone's .jpg may hold
 # several pictures (MPO). Formats that would start another program (EPS) are left out on purpose.
+_FORMATS = """
+JPEG/MPO .jpg .jpeg .jpe .jfif .mpo
+PNG .png .apng
+BMP/DIB .bmp .dib
+GIF .gif
+TIFF .tif .tiff
+WEBP .webp
+AVIF .avif
+JPEG2000 .jp2 .j2k .jpx .jpf
+PPM .ppm .pgm .pbm .pnm .pfm
+TGA .tga
+PCX .pcx
+SGI .sgi .rgb
+SUN .ras .sr
+QOI .qoi
+DDS .dds
+PSD .psd
+HDR .hdr
+"""
 ENDINGS = {
-    ".jpg": ("JPEG", "MPO"), ".jpeg": ("JPEG", "MPO"), ".jpe": ("JPEG", "MPO"),
-    ".jfif": ("JPEG", "MPO"), ".mpo": ("JPEG", "MPO"), ".png": ("PNG",), ".apng": ("PNG",),
-    ".bmp": ("BMP", "DIB"), ".dib": ("BMP", "DIB"), ".gif": ("GIF",), ".tif": ("TIFF",),
-    ".tiff": ("TIFF",), ".webp": ("WEBP",), ".avif": ("AVIF",), ".jp2": ("JPEG2000",),
-    ".j2k": ("JPEG2000",), ".jpx": ("JPEG2000",), ".jpf": ("JPEG2000",), ".ppm": ("PPM",),
-    ".pgm": ("PPM",), ".pbm": ("PPM",), ".pnm": ("PPM",), ".pfm": ("PPM",), ".tga": ("TGA",),
-    ".pcx": ("PCX",), ".sgi": ("SGI",), ".rgb": ("SGI",), ".ras": ("SUN",), ".sr": ("SUN",),
-    ".qoi": ("QOI",), ".dds": ("DDS",), ".psd": ("PSD",), ".hdr": ("HDR",),
-}  # fmt: skip
+    ending: tuple(names.split("/"))
+    for names, *endings in map(str.split, _FORMATS.strip().splitlines())
+    for ending in endings
+}
 IMAGE_ENDINGS = tuple(ENDINGS)
+# The formats that are written, again in Pillow's names.
+WRITTEN = {
+    ending: ENDINGS[ending][0]
+    for ending in (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
+}
 # Lossy in the way that matters for masks: colours near edges are not those that were painted.
 _LOSSY = ("JPEG", "MPO")
 # What the last bytes of a whole file hold, though others, such as a phone's film, may follow.
@@ -262,6 +281,37 @@ def resize_mask(mask: np.ndarray, size: Size) -> np.ndarray:
     return cv2.resize(mask, (size[1], size[0]), interpolation=cv2.INTER_NEAREST_EXACT)
 
 
+def fit_within(size: Size, box: Size) -> Size:
+    """The largest (height, width) in the proportions of `size` that a box holds."""
+    scale = min(box[0] / size[0], box[1] / size[1])
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def shrink(image: np.ndarray, longest: int) -> np.ndarray:
+    """Scale a picture down until its longer side has `longest` pixels."""
+    if max(image.shape[:2]) <= longest:
+        return image
+    return resize_image(image, fit_within(image.shape[:2], (longest, longest)))
+
+
+class Normalisation:
+    """What the network is fed: each channel without the training's mean, over its deviation.
+
+    Args:
+        mean, std: of RGB scaled to [0, 1].
+    """
+
+    def __init__(self, mean: tuple[float, float, float], std: tuple[float, float, float]):
+        self.mean, self.std = (
+            np.array(values, np.float32)[:, None, None] * 255 for values in (mean, std)
+        )
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """HWC uint8 RGB to (3, H, W) float32."""
+        planes = np.ascontiguousarray(image.transpose(2, 0, 1)).astype(np.float32)
+        return (planes - self.mean) / self.std
+
+
 def write_image(path: Path, image: np.ndarray, quality: int = 92) -> None:
     """Write HWC uint8 RGB, whole or not at all, in the format of the ending.
 
@@ -270,8 +320,7 @@ def write_image(path: Path, image: np.ndarray, quality: int = 92) -> None:
         OSError: the folder cannot be written, or the disk is full.
     """
     path = Path(path)
-    kind = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP", ".tif": "TIFF",
-            ".tiff": "TIFF", ".bmp": "BMP"}.get(path.suffix.lower())  # fmt: skip
+    kind = WRITTEN.get(path.suffix.lower())
     if kind is None:
         raise UserError(
             f"{printable(path)} cannot be written; choose the ending .jpg, .png, .webp, .tif, .bmp."
@@ -289,10 +338,10 @@ def write_image(path: Path, image: np.ndarray, quality: int = 92) -> None:
         temporary.write_bytes(buffer.getvalue())
 
 
-def encode_jpeg(image: np.ndarray, quality: int = 85) -> bytes:
+def encode_jpeg(image: np.ndarray, quality: int, subsampling: str = "4:2:0") -> bytes:
     """HWC uint8 RGB as the bytes of a JPEG file, for pages that carry their pictures."""
     buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format="JPEG", quality=quality)
+    Image.fromarray(image).save(buffer, format="JPEG", quality=quality, subsampling=subsampling)
     return buffer.getvalue()
 
 

@@ -20,21 +20,30 @@ from data.pairs import Pair
 from datasets import SegmentationDataset
 from inference.predictor import Predictor
 from metrics import ConfusionMatrix, article_batch_miou, boundary_counts, mean
-from reporting.report import Sample, choose_samples
-from utils import fit_within, overlay, side_by_side
+from reporting.samples import Sample, choose_samples
+from utils import letterbox, overlay, side_by_side
 
 ARTICLE_BATCH = 2
+# What the figures of a whole split say, in the order in which they are printed.
+MEANINGS = {
+    "miou": "mean IoU of the classes, over all pixels of the split (mIoU)",
+    "pixel_accuracy": "share of pixels that are right",
+    "mean_dice": "mean Dice of the classes",
+    "mean_boundary_iou": "mean boundary IoU of the classes",
+    "mean_over_images_iou": "mean over images of their mean IoU",
+    "article_batch_mean_iou": "mean over batches of 2, the article's way, for comparison only",
+}
 
 
 def evaluate_pairs(predictor: Predictor, pairs: list[Pair], reader: MaskReader) -> list[dict]:
-    """Measure every picture of a split, shared among the processes; see `measure`."""
+    """Measure every picture of a split, shared among the processes."""
     mine = pairs[distributed.rank() :: distributed.world_size()]
     bar = tqdm(mine, desc="Evaluating", disable=not distributed.is_main(), dynamic_ncols=True)
-    shares = distributed.gather([measure(predictor, pair, reader) for pair in bar])
+    shares = distributed.gather([evaluate_picture(predictor, pair, reader) for pair in bar])
     return [shares[i % len(shares)][i // len(shares)] for i in range(len(pairs))]
 
 
-def measure(predictor: Predictor, pair: Pair, reader: MaskReader) -> dict:
+def evaluate_picture(predictor: Predictor, pair: Pair, reader: MaskReader) -> dict:
     """Count one picture: (K, K) confusion and (2, K) boundary counts, at its mask's own size."""
     truth = reader.read(pair)
     pred = predictor.mask(predictor.scores([read_image(pair.image)])[0], truth.shape)
@@ -47,19 +56,14 @@ def measure(predictor: Predictor, pair: Pair, reader: MaskReader) -> dict:
     }
 
 
-def summarise(records: list[dict], classes: ClassTable) -> dict:
+def split_metrics(records: list[dict], classes: ClassTable) -> dict:
     """All figures of a split from its pictures' counts, flat, lists in class order."""
-    matrix = ConfusionMatrix(len(classes))
-    matrix.counts += torch.from_numpy(sum(record["counts"] for record in records))
+    matrix = ConfusionMatrix.of(sum(record["counts"] for record in records))
     intersections, unions = sum(record["boundary"] for record in records)
     with np.errstate(invalid="ignore"):
         boundary_iou = (intersections / unions).tolist()
-    batches = [
-        article_batch_miou(
-            torch.from_numpy(sum(r["counts"] for r in records[i : i + ARTICLE_BATCH]))
-        )
-        for i in range(0, len(records), ARTICLE_BATCH)
-    ]
+    counts = torch.from_numpy(np.stack([record["counts"] for record in records]))
+    batches = [article_batch_miou(batch.sum(0)) for batch in counts.split(ARTICLE_BATCH)]
     return {
         "images": len(records),
         "classes": list(classes.names),
@@ -80,40 +84,29 @@ def summarise(records: list[dict], classes: ClassTable) -> dict:
 
 def image_miou(record: dict) -> float:
     """The mean IoU of one picture's classes."""
-    matrix = ConfusionMatrix(len(record["counts"]))
-    matrix.counts += torch.from_numpy(record["counts"])
-    return matrix.miou()
+    return ConfusionMatrix.of(record["counts"]).miou()
 
 
-def table(metrics: dict) -> str:
+def format_table(metrics: dict) -> str:
     """The figures as they are printed."""
     columns = ("iou", "boundary_iou", "dice", "precision", "recall")
     width = max(len("class"), *(len(name) for name in metrics["classes"]))
     lines = ["class".ljust(width) + "".join(column.rjust(14) for column in columns)]
     for index, name in enumerate(metrics["classes"]):
-        lines.append(name.ljust(width) + "".join(figure(metrics[c][index]) for c in columns))
-    for name, what in (
-        ("miou", "mean IoU of the classes, over all pixels of the split (mIoU)"),
-        ("pixel_accuracy", "share of pixels that are right"),
-        ("mean_dice", "mean Dice of the classes"),
-        ("mean_boundary_iou", "mean boundary IoU of the classes"),
-        ("mean_over_images_iou", "mean over images of their mean IoU"),
-        (
-            "article_batch_mean_iou",
-            "mean over batches of 2, the article's way, for comparison only",
-        ),
-    ):
-        lines.append(f"{figure(metrics[name]).strip()}  {what}")
+        figures = (_figure(metrics[column][index]).rjust(14) for column in columns)
+        lines.append(name.ljust(width) + "".join(figures))
+    lines += [f"{_figure(metrics[name])}  {meaning}" for name, meaning in MEANINGS.items()]
     return "\n".join(lines)
 
 
-def figure(value: float) -> str:
+def _figure(value: float) -> str:
     """A share with four digits, a dash where there is none."""
-    return f"{'-' if math.isnan(value) else format(value, '.4f'):>14}"
+    return "-" if math.isnan(value) else f"{value:.4f}"
 
 
-def samples(predictor: Predictor, pairs: list[Pair], reader: MaskReader,
-            records: list[dict]) -> Iterator[Sample]:  # fmt: skip
+def example_pictures(
+    predictor: Predictor, pairs: list[Pair], reader: MaskReader, records: list[dict]
+) -> Iterator[Sample]:
     """The best, median and worst pictures of a split with their predictions, one at a time."""
     ious = [image_miou(record) for record in records]
     for rank, indices in choose_samples(ious).items():
@@ -132,14 +125,9 @@ def save_valid_picture(
     for index in chosen:
         pair = dataset.pairs[index]
         image = read_image(pair.image)
-        truth = dataset.reader.read(pair, image.shape[:2])
-        mask = predictor.masks([image])[0]
-        views = [
-            image,
-            overlay(image, truth, predictor.classes),
-            overlay(image, mask, predictor.classes),
-        ]
-        rows.append([fit_within(view, 240, 320) for view in views])
+        masks = dataset.reader.read(pair, image.shape[:2]), predictor.masks([image])[0]
+        views = [image, *(overlay(image, mask, predictor.classes) for mask in masks)]
+        rows.append([letterbox(view, 240, 320) for view in views])
     sheet = side_by_side(rows)
     write_image(path, sheet)
     return sheet

@@ -1,10 +1,11 @@
 """What happens to a video's frames between decoder and encoder: scored, smoothed, measured, drawn.
 
-Each stage is a generator, so that `video.pipeline` can run them side by side; sound passes by in
-its place.
+Each stage is a generator, so that they can run side by side; sound passes by in its place.
 """
 
+import threading
 from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
 import cv2
@@ -12,9 +13,11 @@ import numpy as np
 import torch
 
 from inference.predictor import Predictor
-from video.files import Frame, Sound
+from video.pipeline import ahead
+from video.reader import Frame, Sound, VideoReader
 from video.tinting import Tinter, Turn
 
+QUEUE = 2  # batches or frames that wait between two stages
 CUT = 24 / 255  # mean difference of two thumbnails, of the full range; see is_cut
 
 
@@ -33,6 +36,34 @@ class Drawn:
 
     frame: Frame
     shares: np.ndarray
+
+
+@contextmanager
+def segmented_frames(
+    reader: VideoReader,
+    predictor: Predictor,
+    stop: threading.Event,
+    batch: int = 1,
+    smooth: float = 0.0,
+) -> Iterator[Iterator[Drawn | Sound]]:
+    """Decode, score and draw at the same time; the block encodes what it takes from the iterator.
+
+    Setting `stop` ends all stages, and so does leaving the block, on an error too.
+
+    Args:
+        batch: frames that the model sees at once.
+        smooth: see `Smoother`.
+    """
+    turn = Turn(reader.matrix)
+    with (
+        closing(ahead(reader.batches(batch), QUEUE, stop)) as batches,
+        closing(ahead(score(batches, predictor, smooth > 0), QUEUE * batch, stop)) as scored,
+        closing(ahead(draw(scored, predictor, turn, smooth), QUEUE, stop)) as drawn,
+    ):
+        try:
+            yield drawn
+        finally:
+            stop.set()
 
 
 class Smoother:

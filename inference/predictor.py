@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from common.device import choose_device
 from common.errors import UserError
 from config import ClassTable, ModelConfig, Size
-from data.images import resize_image
+from data.images import Normalisation, fit_within, resize_image
 from inference import onnx_model
 from models.deploy import fix_positions, fold_batchnorm
 from segmentation_model import load_model
@@ -59,9 +59,7 @@ class Predictor:
         self.keep_aspect, self.flips = keep_aspect, flips
         self.tile, self.overlap, self.batch = tile, overlap, batch
         self.to(torch.device(device))
-        self._mean, self._std = (
-            np.array(values, np.float32) * 255 for values in (config.mean, config.std)
-        )
+        self._normalise = Normalisation(config.mean, config.std)
 
     @classmethod
     def load(
@@ -144,19 +142,16 @@ class Predictor:
 
     def _inner(self, size: Size) -> Size:
         """The part of the network's input that a picture of `size` fills."""
-        if not self.keep_aspect:
-            return self.size
-        scale = min(self.size[0] / size[0], self.size[1] / size[1])
-        return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+        return fit_within(size, self.size) if self.keep_aspect else self.size
 
     def _forward(self, images: list[np.ndarray], size: Size | None = None) -> Tensor:
         """Pictures HWC uint8, no larger than `size`, to logits (B, K, *size) float32."""
         h, w = size or self.size
         # Zeros after the normalisation: what a picture does not fill has the mean colour.
-        batch = np.zeros((len(images), h, w, 3), np.float32)
+        batch = np.zeros((len(images), 3, h, w), np.float32)
         for row, image in zip(batch, images, strict=True):
-            row[: image.shape[0], : image.shape[1]] = (image - self._mean) / self._std
-        x = torch.from_numpy(batch).permute(0, 3, 1, 2).contiguous().to(self.device)
+            row[:, : image.shape[0], : image.shape[1]] = self._normalise(image)
+        x = torch.from_numpy(batch).to(self.device)
         if not self.flips:
             return self.model(x).float()
         total = torch.zeros((), device=self.device)

@@ -144,9 +144,7 @@ class Downsample(nn.Module):
     def __init__(self, dim: int):
         super().__init__()
         self.norm = LayerNorm2d(dim, eps=1e-6)
-        self.reduction = nn.Sequential(
-            nn.Conv2d(dim, 2 * dim, 3, stride=2, padding=1, bias=False),
-        )
+        self.reduction = nn.Sequential(nn.Conv2d(dim, 2 * dim, 3, stride=2, padding=1, bias=False))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.reduction(self.norm(x))

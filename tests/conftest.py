@@ -1,7 +1,9 @@
 """Tests run on the CPU, without a screen and without a network."""
 
+import gc
 import ipaddress
 import os
+import shutil
 import socket
 
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
@@ -10,24 +12,41 @@ os.environ["NO_PROXY"] = os.environ["no_proxy"] = "*"  # local test servers are 
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
-# Workers of `pytest -n` share the cores; more threads than cores would only wait for each other.
-WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-torch.set_num_threads(max(1, (os.cpu_count() or 1) // WORKERS))
+# Threads would wait for each other and for other workers, and their number may change a last bit.
+torch.set_num_threads(1)
+
+# The same examples in every run, however busy the machine; tests/soak/ searches at random.
+settings.register_profile(
+    "repeatable", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("repeatable")
+
+CHROMIUM = """--headless --no-sandbox --disable-gpu --disable-dev-shm-usage --disable-quic
+    --disable-background-networking --disable-component-update --disable-extensions --disable-sync
+    --no-first-run --no-proxy-server --no-zygote --hide-scrollbars
+    --autoplay-policy=no-user-gesture-required"""
 
 
 @pytest.fixture(autouse=True, scope="session")
 def no_network():
-    """Refuse connections that leave this machine."""
-    connect = socket.socket.connect
+    """Refuse connections that leave this machine, and know no name beyond it."""
+    connect, getaddrinfo = socket.socket.connect, socket.getaddrinfo
 
     def connect_locally(self, address):
         if self.family != socket.AF_UNIX and not _is_local(address[0]):
             raise ConnectionRefusedError(f"tests do not use the network, but asked for {address}")
         return connect(self, address)
 
+    def resolve_locally(host, *rest, **more):
+        if host and not _is_local(host):
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return getaddrinfo(host, *rest, **more)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket.socket, "connect", connect_locally)
+        patch.setattr(socket, "getaddrinfo", resolve_locally)
         yield
 
 
@@ -35,6 +54,22 @@ def no_network():
 def seed():
     """Random tensors are the same whichever tests ran before."""
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def chromium(tmp_path):
+    """The command of a browser with a profile of its own; the page comes last."""
+    found = map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))
+    program = next(filter(None, found), None)
+    if program is None:
+        pytest.skip("no Chromium here, so nothing is opened in a browser")
+    return [program, *CHROMIUM.split(), f"--user-data-dir={tmp_path / 'profile'}"]
+
+
+def pytest_collection_finish():
+    """Leave what was imported out of garbage collections: plots ask for three in every epoch."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter):

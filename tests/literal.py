@@ -17,10 +17,8 @@ CACHES = (".relative_coords_table", ".relative_position_index", ".relative_bias"
 SECOND_NAME = ".to_global_feature.pos."
 
 # Small, but with every part: convolutional levels, carriers over several windows, a last level.
-SMALL = {
-    "dim": 16, "in_dim": 8, "depths": (1, 1, 2, 1), "num_heads": (1, 2, 4, 8),
-    "window_size": (7, 7, 7, 7), "ct_size": 2, "mlp_ratio": 4,
-}  # fmt: skip
+SMALL = {"dim": 16, "in_dim": 8, "depths": (1, 1, 2, 1), "num_heads": (1, 2, 4, 8)}
+SMALL |= {"window_size": (7, 7, 7, 7), "ct_size": 2, "mlp_ratio": 4}
 
 
 def learnt(module: nn.Module) -> dict[str, Tensor]:

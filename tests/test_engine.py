@@ -111,6 +111,12 @@ def test_figures_are_those_of_the_whole_epoch():
     assert all(isinstance(value, float | list) for value in figures.values())
 
 
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_the_bar_reaches_its_end(accumulate, capsys):
+    run(make_model(), Data(6), batch=1, accumulate=accumulate)
+    assert "100%" in capsys.readouterr().err
+
+
 def test_the_learning_rate_is_set_before_each_step_of_a_group():
     shares = []
     run(make_model(), Data(6), batch=1, accumulate=2, set_lr=shares.append)
@@ -157,17 +163,51 @@ def test_fp16_that_finds_no_scale_ends_the_run():
     for parameter in model.parameters():
         parameter.register_hook(lambda gradient: gradient * float("nan"))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    loader = DataLoader(Data(20), 1)
     with pytest.raises(UserError, match="5 steps in a row"):
-        engine.train(model, DataLoader(Data(20), 1), cross_entropy, optimizer, precision, 2,
-                     watch=watch)  # fmt: skip
+        engine.train(model, loader, cross_entropy, optimizer, precision, 2, watch=watch)
 
 
-def test_one_bad_batch_spoils_its_whole_group():
-    model = make_model()
+@pytest.mark.parametrize("bad", [0, 3])
+def test_one_bad_batch_spoils_its_whole_step(bad, capsys):
+    model = make_model(norm=True)
     before = copy.deepcopy(model.state_dict())
-    run(model, Data(4, poison=[0]), batch=1, accumulate=4)
+    figures = run(model, Data(4, poison=[bad]), batch=1, accumulate=4)
     for name, value in model.state_dict().items():
-        assert torch.equal(value, before[name])
+        assert torch.equal(value, before[name]), name
+    assert f"not finite on train_images/{bad}.jpg:" in capsys.readouterr().out
+    assert figures["loss"] != figures["loss"]
+    assert figures["miou"] != figures["miou"]
+
+
+def test_a_bad_step_leaves_no_trace_in_the_figures_of_the_others():
+    clean, poisoned = make_model(), make_model()
+    data = Data(6, poison=[5])
+    figures = run(poisoned, data, batch=1, accumulate=2)
+    data.images, data.targets = data.images[:4], data.targets[:4]
+    assert figures == run(clean, data, batch=1, accumulate=2)
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_a_step_waits_once_for_the_device_to_be_judged(monkeypatch, accumulate):
+    """A number of a floating-point tensor or a truth is on the host when it has been computed."""
+    waits = []
+    for name in ("item", "tolist", "__bool__", "__float__"):
+        ask = getattr(torch.Tensor, name)
+
+        def counted(tensor, ask=ask, name=name):
+            if tensor.is_floating_point() or tensor.dtype == torch.bool:
+                waits.append(name)
+            return ask(tensor)
+
+        monkeypatch.setattr(torch.Tensor, name, counted)
+
+    def waits_of(pictures):
+        waits.clear()
+        run(make_model(norm=True), Data(pictures), batch=1, accumulate=accumulate, clip_grad=1.0)
+        return len(waits)
+
+    assert waits_of(6) - waits_of(3) == 3 // accumulate  # the figures of an epoch left out
 
 
 def test_the_moving_average_follows_the_weights():

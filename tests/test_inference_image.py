@@ -4,7 +4,6 @@ import csv
 import io
 import sys
 import zipfile
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -15,15 +14,14 @@ from run_tiny import add_tiny
 from torch import nn
 
 import inference_image
-from common.errors import UserError
 from config import ClassTable, ModelConfig
 from inference.predictor import Predictor
-from inference_image import find_inputs, measure
+from inference.results import mask_statistics, statistic_names
 from models.checkpoint import save_checkpoint
 from segmentation_model import build_model
 
-LEAF = ClassTable(("ground", "leaf", "spot"), ((0, 0, 0), (0, 176, 0), (255, 0, 0)),
-                  ((0, 0, 0), (0, 176, 0), (255, 0, 0)))  # fmt: skip
+COLORS = ((0, 0, 0), (0, 176, 0), (255, 0, 0))
+LEAF = ClassTable(("ground", "leaf", "spot"), COLORS, COLORS)
 
 
 @pytest.fixture
@@ -86,10 +84,10 @@ def test_severity_is_the_spots_share_of_leaf_and_spot():
     mask[:4] = 1
     mask[0, :4] = 2
     mask[3, 9] = 2
-    severity, shares, row = measure(mask, LEAF, 0.5)
+    severity, shares, row = mask_statistics(mask, LEAF, 0.5)
     assert severity == 5 / 40
     assert shares == [0.6, 0.35, 0.05]
-    spot = dict(zip(inference_image.columns(LEAF, 0.5)[4:], row, strict=True))
+    spot = dict(zip(statistic_names(LEAF, 0.5), row, strict=True))
     assert spot["regions_spot"] == 2
     assert spot["largest_region_spot"] == 4
     assert spot["mm2_spot"] == 5 * 0.25
@@ -97,65 +95,8 @@ def test_severity_is_the_spots_share_of_leaf_and_spot():
 
 
 def test_a_healthy_or_empty_picture_has_no_severity():
-    assert measure(np.zeros((5, 5), np.uint8), LEAF, None)[0] == 0
-    assert measure(np.ones((5, 5), np.uint8), LEAF, None)[0] == 0
-
-
-def test_folders_are_kept_and_two_inputs_never_write_one_output(tmp_path):
-    for name in ("x/leaf.png", "y/leaf.png", "leaf.png", "leaf.jpg"):
-        picture(tmp_path / "in" / name)
-    named = find_inputs([str(tmp_path / "in")], recursive=True)
-    assert sorted(named) == ["leaf", "leaf_png", "x/leaf", "y/leaf"]
-    again = find_inputs([str(tmp_path / "in/x"), str(tmp_path / "in/y")], recursive=False)
-    assert len(again) == 2
-    assert sorted(again) == ["leaf", "leaf_png"]
-    by_pattern = find_inputs([f"{tmp_path}/in/**/*.png"], recursive=False)
-    assert sorted(by_pattern) == ["leaf", "x/leaf", "y/leaf"]
-    assert len(find_inputs([str(tmp_path / "in/x"), f"{tmp_path}/in/y/../x/leaf.png"], False)) == 1
-
-
-def test_results_within_the_input_are_no_photographs(tmp_path):
-    for name in ("a.png", "b/a.png", "results/a_overlay.png", "results/b/a_overlay.png"):
-        picture(tmp_path / name)
-    results = tmp_path / "results"
-    for given in (str(tmp_path), f"{tmp_path}/**/*.png"):
-        assert sorted(find_inputs([given], True, results)) == ["a", "b/a"]
-    # A folder of results that holds the photographs themselves is no reason to leave them out.
-    assert sorted(find_inputs([f"{tmp_path}/b/**/*.png"], True, tmp_path)) == ["a"]
-    assert len(find_inputs([str(tmp_path)], True, tmp_path)) == 4
-    # Asked for by name they are pictures like any other.
-    assert sorted(find_inputs([str(results)], True, results)) == ["a_overlay", "b/a_overlay"]
-
-
-def test_a_thousand_pictures_of_one_name_are_told_apart_without_a_search(tmp_path, monkeypatch):
-    asked = []
-    name_of = inference_image.output
-    monkeypatch.setattr(
-        inference_image, "output", lambda *args: (asked.append(args), name_of(*args))[1]
-    )
-    for name in ("leaf", "l" * 245, "\udcb0" * 80):
-        asked.clear()
-        pictures = [(Path(f"{i}/{name}.png"), Path(f"{name}.png")) for i in range(1000)]
-        monkeypatch.setattr(inference_image, "_pictures", lambda *_, p=pictures: iter(p))
-        named = find_inputs(["list"], False)
-        assert len(named) == 1000
-        assert len({name_of(tmp_path, name, "mask") for name in named}) == 1000
-        assert len(asked) < 4000
-
-
-def test_inputs_are_files_folders_patterns_and_lists(tmp_path, monkeypatch):
-    for name in ("a.png", "b.PNG", "c.jpg", "d.txt.png"):
-        picture(tmp_path / "in" / name.lower()).tofile(tmp_path / "in/rest.bin")
-    (tmp_path / "list.txt").write_text(f"{tmp_path}/in/a.png\n\n{tmp_path}/in/c.jpg\n")
-    monkeypatch.chdir(tmp_path)
-    assert sorted(find_inputs(["in"], False)) == ["a", "b", "c", "d.txt"]
-    assert sorted(find_inputs(["in/[ab].png"], False)) == ["a", "b"]
-    assert sorted(find_inputs([f"{tmp_path}/in/*.jpg"], False)) == ["c"]
-    assert sorted(find_inputs(["list.txt"], False)) == ["a", "c"]
-    assert sorted(find_inputs(["in/a.png", "in"], False)) == ["a", "b", "c", "d.txt"]
-    for wrong in ("nowhere", "nowhere/*.png"):
-        with pytest.raises(UserError, match="nowhere"):
-            find_inputs([wrong], False)
+    assert mask_statistics(np.zeros((5, 5), np.uint8), LEAF, None)[0] == 0
+    assert mask_statistics(np.ones((5, 5), np.uint8), LEAF, None)[0] == 0
 
 
 def test_one_bad_picture_never_loses_the_others(monkeypatch, model, tmp_path, capsys):
@@ -182,7 +123,7 @@ def test_odd_shapes_are_pictures_like_any_other(monkeypatch, model, tmp_path, he
 
 
 def test_colours_probabilities_and_tiles(monkeypatch, model, tmp_path):
-    picture(tmp_path / "a.png", 100, 150)
+    picture(tmp_path / "a.png", 70, 90)
     out = tmp_path / "out"
     flags = ["--save", "mask", "colour", "prob", "--tile", "64", "--tta"]
     assert go(monkeypatch, model, out, "--input", tmp_path / "a.png", *flags) == 0
@@ -190,7 +131,7 @@ def test_colours_probabilities_and_tiles(monkeypatch, model, tmp_path):
     colour = np.array(Image.open(out / "a_colour.png"))
     assert np.array_equal(colour, np.array(LEAF.colors, np.uint8)[mask])
     stored = np.load(out / "a_prob.npz")
-    assert stored["probabilities"].shape == (3, 100, 150)
+    assert stored["probabilities"].shape == (3, 70, 90)
     top = np.sort(stored["probabilities"].astype(float), axis=0)
     clear = top[-1] - top[-2] > 0.01
     assert np.array_equal(stored["probabilities"].argmax(0)[clear], mask[clear])

@@ -13,10 +13,24 @@ def scene(index: int, height: int, width: int) -> np.ndarray:
     return image
 
 
-def write_video(path, frames=20, size=(96, 128), rate=Fraction(25), times=None, codec="libx264",
-                pix_fmt="yuv420p", sound=None, matrix=None, options=None, draw=scene, tags=None,
-                container_options=None, tick=Fraction(1, 1000)):  # fmt: skip
-    """Make a video; `times` are in ticks (milliseconds) for a variable rate."""
+def write_video(
+    path,
+    frames=20,
+    size=(96, 128),
+    rate=Fraction(25),
+    times=None,
+    tick=Fraction(1, 1000),
+    codec="libx264",
+    pix_fmt="yuv420p",
+    options=None,
+    container_options=None,
+    tags=None,
+    matrix=None,
+    sound=None,
+    draw=scene,
+):
+    """Make a video; `times` of its frames, in ticks of milliseconds, for a variable rate."""
+    frames = len(times) if times else frames
     with av.open(str(path), "w", options=container_options) as container:
         stream = container.add_stream(codec, rate=rate)
         stream.height, stream.width = size

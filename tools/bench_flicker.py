@@ -18,8 +18,9 @@ import numpy as np
 from tqdm import tqdm
 
 from data.images import read_image
-from inference.frames import Frame, Scored, Smoother, thumbnail
+from inference.frames import Scored, Smoother, thumbnail
 from inference.predictor import Predictor
+from video.reader import Frame
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from common import cli
 from common.device import machine
 from config import IMAGENET_MEAN, IMAGENET_STD
 from data.masks import MaskReader
@@ -36,15 +37,18 @@ def pictures_a_second(dataset: SegmentationDataset, workers: int, epochs: int) -
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("root", type=Path, metavar="ROOT")
-    parser.add_argument("--imgsz", nargs=2, type=int, default=[512, 512])
+    cli.add_shared(parser, "--imgsz", default=(512, 512))
     parser.add_argument("--augment", default="article")
     parser.add_argument("--epochs", type=int, default=3)
     args = parser.parse_args()
+    height, width = args.imgsz
     reader, pairs = MaskReader.for_data(args.root), find_pairs(args.root, "train")
-    print(f"{machine()}\n{len(pairs)} pictures of {args.root.name}, {args.imgsz}, {args.augment}")
+    print(
+        f"{machine()}\n{len(pairs)} pictures of {args.root.name}, {width}x{height}, {args.augment}"
+    )
     for cache in ("none", "ram"):
-        dataset = SegmentationDataset(pairs, reader, tuple(args.imgsz[::-1]), IMAGENET_MEAN,
-                                      IMAGENET_STD, augment=args.augment, cache=cache)  # fmt: skip
+        fed = args.imgsz, IMAGENET_MEAN, IMAGENET_STD
+        dataset = SegmentationDataset(pairs, reader, *fed, augment=args.augment, cache=cache)
         for workers in (1, 2):
             rate = pictures_a_second(dataset, workers, args.epochs)
             print(f"--cache {cache} --workers {workers}: {rate:.1f} pictures/s", flush=True)

@@ -17,6 +17,7 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 from torch import nn  # noqa: E402
 
+from common import cli  # noqa: E402
 from models.backbone import window_without_padding  # noqa: E402
 from segmentation_model import build_model  # noqa: E402
 from tools.benchmark import Case, make_step, seconds  # noqa: E402
@@ -25,8 +26,9 @@ from tools.run_peer import PEERS  # noqa: E402
 CPU = torch.device("cpu")
 
 
-def medians(models: dict[str, nn.Module], size: tuple[int, int], batch: int, mode: str,
-            rounds: int) -> dict[str, float]:  # fmt: skip
+def medians(
+    models: dict[str, nn.Module], size: tuple[int, int], batch: int, mode: str, rounds: int
+) -> dict[str, float]:
     """Seconds that each model takes for a step, after one that does not count."""
     steps = {}
     for name, model in models.items():
@@ -39,11 +41,11 @@ def medians(models: dict[str, nn.Module], size: tuple[int, int], batch: int, mod
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--imgsz", nargs=2, type=int, default=[320, 160])
-    parser.add_argument("--batch", type=int, default=4)
+    cli.add_shared(parser, "--imgsz", default=(160, 320))
+    cli.add_shared(parser, "--batch", default=4)
     parser.add_argument("--rounds", type=int, default=7)
     args = parser.parse_args()
-    size = tuple(args.imgsz[::-1])
+    size = args.imgsz
     window = window_without_padding(size)
     models = {"FasterViT-0, pyramid": build_model("faster_vit_0", "pyramid", 3, window)}
     models |= {name: make(3) for name, make in PEERS.items()}

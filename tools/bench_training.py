@@ -16,8 +16,13 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-BASE = ["--head", "pyramid", "--weights", "none", "--batch", "4", "--optimizer", "adamw",
-        "--cache", "ram", "--workers", "1", "--overwrite"]  # fmt: skip
+sys.path.insert(0, str(ROOT))
+
+from common import cli  # noqa: E402
+
+BASE = (
+    "--head pyramid --weights none --batch 4 --optimizer adamw --cache ram --workers 1 --overwrite"
+)
 OPTIONS = {
     "(base)": [],
     "--augment strong": ["--augment", "strong"],
@@ -42,20 +47,21 @@ def peak_mebibytes(process: subprocess.Popen) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--imgsz", nargs=2, default=["160", "160"])
+    cli.add_shared(parser, "--data", required=True)
+    cli.add_shared(parser, "--imgsz", default=(160, 160))
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--slow", action="store_true", help="bf16 and the compiler instead")
     args = parser.parse_args()
     options = {"(base)": []} | SLOW if args.slow else OPTIONS
+    common = [*BASE.split(), "--data", str(args.data), "--imgsz", *map(str, args.imgsz[::-1])]
+    common += ["--epochs", str(args.epochs)]
     seconds, memory = {name: [] for name in options}, {}
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(args.rounds):
             for name, flags in options.items():
-                command = [sys.executable, str(ROOT / "train.py"), "--data", str(args.data),
-                           "--imgsz", *args.imgsz, "--epochs", str(args.epochs),
-                           "--out-dir", folder, *BASE, *flags]  # fmt: skip
+                command = [sys.executable, str(ROOT / "train.py"), *common]
+                command += ["--out-dir", folder, *flags]
                 memory[name] = peak_mebibytes(
                     subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
                 )

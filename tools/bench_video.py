@@ -28,15 +28,16 @@ from torch import nn
 
 from common.device import machine
 from config import ClassTable, ModelConfig
-from inference.frames import draw, score
+from inference.frames import draw, score, segmented_frames
 from inference.predictor import Predictor
-from inference_video import run_pipeline
 from models.deploy import fold_batchnorm
 from segmentation_model import build_model
-from video.files import VideoReader, VideoWriter
+from video.reader import VideoReader
 from video.tinting import Turn
+from video.writer import VideoWriter
 
 SIZE, INPUT = (1080, 1920), (144, 256)  # of the video and of the network, height first
+ENCODER = "libx264", 20
 
 
 class Free(nn.Module):
@@ -65,16 +66,16 @@ def measured(work) -> tuple[float, float, object]:
     return time.perf_counter() - wall, time.process_time() - cpu, result
 
 
-def stages_alone(source: str, predictor: Predictor, args, folder: Path) -> dict[str, tuple]:
+def stages_alone(source: str, predictor: Predictor, batch: int, folder: Path) -> dict[str, tuple]:
     """Wall and CPU seconds of each stage with its input ready."""
     with VideoReader(source) as reader:
         turn = Turn(reader.matrix)
-        *decode, batches = measured(lambda: list(reader.batches(args.batch)))
+        *decode, batches = measured(lambda: list(reader.batches(batch)))
         *model, scored = measured(lambda: list(score(batches, predictor, False)))
         *tint, drawn = measured(lambda: list(draw(scored, predictor, turn, 0.0)))
 
         def encode():
-            with VideoWriter(folder / "alone.mp4", reader, args.codec, args.crf) as writer:
+            with VideoWriter(folder / "alone.mp4", reader, *ENCODER) as writer:
                 for item in drawn:
                     writer.write(item.frame)
 
@@ -82,11 +83,19 @@ def stages_alone(source: str, predictor: Predictor, args, folder: Path) -> dict[
     return {"decode": decode, "model": model, "draw": tint, "encode": written}
 
 
-def together(source: str, predictor: Predictor, args, folder: Path) -> float:
+def together(source: str, predictor: Predictor, batch: int, folder: Path) -> float:
     """Wall seconds of the whole pipeline."""
     with VideoReader(source) as reader:
-        files = folder / "together.mp4", folder / "together.csv"
-        return measured(lambda: run_pipeline(reader, predictor, args, threading.Event(), *files))[0]
+
+        def work():
+            with (
+                segmented_frames(reader, predictor, threading.Event(), batch) as items,
+                VideoWriter(folder / "together.mp4", reader, *ENCODER) as writer,
+            ):
+                for item in items:
+                    writer.write(item.frame)
+
+        return measured(work)[0]
 
 
 def main() -> None:
@@ -96,18 +105,18 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--real", action="store_true", help="FasterViT-0 with the pyramid head")
     args = parser.parse_args()
-    args.smooth, args.codec, args.crf, args.show = 0.0, "libx264", 20, False
     model = fold_batchnorm(build_model("faster_vit_0", "pyramid")) if args.real else Free()
     predictor = Predictor(model, ModelConfig(), ClassTable.default(), INPUT)
     print(machine())
     ratios = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        source = str(write_video(folder / "source.mp4", args.frames, SIZE, draw=scene,
-                                 options={"preset": "veryfast"}))  # fmt: skip
+        options = {"preset": "veryfast"}
+        path = write_video(folder / "source.mp4", args.frames, SIZE, draw=scene, options=options)
+        source = str(path)
         for _ in range(args.repeats):
-            stages = stages_alone(source, predictor, args, folder)
-            wall = together(source, predictor, args, folder)
+            stages = stages_alone(source, predictor, args.batch, folder)
+            wall = together(source, predictor, args.batch, folder)
             slowest = max(wall for wall, _ in stages.values())
             shared = sum(cpu for _, cpu in stages.values()) / os.cpu_count()
             ratios.append(wall / max(slowest, shared))

@@ -10,8 +10,6 @@ All that is compared runs in turns in one process, so that a busy machine slows 
 """
 
 import argparse
-import csv
-import io
 import multiprocessing
 import statistics
 import sys
@@ -33,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common import cli
 from common.device import choose_device, machine
 from common.errors import UserError
-from common.files import write_text
+from common.files import write_csv
 from config import DEFAULT_OUT_DIR, ModelConfig, Size
 from inference import onnx_model
 from models.heads import HEADS, at_least_3x3, resize
@@ -83,7 +81,7 @@ class Case:
 
 def parse_args() -> argparse.Namespace:
     parser = cli.Parser(__doc__)
-    parser.add_device()
+    cli.add_shared(parser, "--device")
     parser.add_argument(
         "--model",
         choices=VARIANTS,
@@ -99,12 +97,7 @@ def parse_args() -> argparse.Namespace:
         metavar="HEAD",
         help="decode heads: " + ", ".join(HEADS),
     )
-    parser.add_argument(
-        "--window",
-        type=cli.number(int, 2, 64),
-        metavar="N",
-        help="side of the attention windows; the variant's if not given",
-    )
+    cli.add_shared(parser, "--window")
     parser.add_argument(
         "--checkpoint",
         type=Path,
@@ -118,21 +111,12 @@ def parse_args() -> argparse.Namespace:
         metavar="N",
         help="sides of square pictures (default: 512, or the checkpoint's size)",
     )
-    parser.add_argument(
-        "--batch",
-        type=cli.positive_int,
-        metavar="B",
-        help="pictures at once (default: 1 for inference, 2 for training)",
-    )
+    pictures = "pictures at once (default: 1 for inference, 2 for training)"
+    cli.add_shared(parser, "--batch", default=None, metavar="B", help=pictures)
     parser.add_argument(
         "--mode", choices=("inference", "train", "both"), default="both", help="what is measured"
     )
-    parser.add_argument(
-        "--amp",
-        choices=("auto", "bf16", "fp16", "off"),
-        default="off",
-        help="precision of the matrix products",
-    )
+    cli.add_shared(parser, "--amp", default="off", help="precision of the matrix products")
     parser.add_argument("--compile", action="store_true", help="measure torch.compile beside it")
     parser.add_argument(
         "--compare",
@@ -405,14 +389,6 @@ def _pixels(size: str) -> int:
     return int(width) * int(height)
 
 
-def write_csv(path: Path, rows: list[dict]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
-
-
 # --- The run --------------------------------------------------------------------------------------
 
 
@@ -472,7 +448,7 @@ def main() -> None:
                 ) from error
     print(format_table(rows))
     print("\n".join(ratios(rows)))
-    write_csv(args.out, rows)
+    write_csv(args.out, COLUMNS, ([row[name] for name in COLUMNS] for row in rows))
     print(f"The table is in {args.out}.")
 
 

@@ -25,8 +25,10 @@ def main() -> None:
     args = parser.parse_args()
     train, fixed = find_pairs(args.data, "train"), find_pairs(args.data, "valid")
     if len(train) < 3 * len(fixed):
-        parser.error(f"{args.data} has {len(train)} training pictures, too few for three more "
-                     f"validation sets of {len(fixed)}")  # fmt: skip
+        parser.error(
+            f"{args.data} has {len(train)} training pictures, too few for three more validation "
+            f"sets of {len(fixed)}"
+        )
     drawn = random.Random(0).sample(train, 3 * len(fixed))
     parts = [fixed] + [
         drawn[start : start + len(fixed)] for start in range(0, len(drawn), len(fixed))

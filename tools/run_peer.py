@@ -17,7 +17,6 @@ sys.path.insert(0, str(ROOT))
 
 import segmentation_models_pytorch as smp  # noqa: E402
 import torch  # noqa: E402
-from torch import nn  # noqa: E402
 
 import segmentation_model  # noqa: E402
 from models.variants import VARIANTS  # noqa: E402
@@ -34,12 +33,11 @@ def add_peers() -> None:
     for name in PEERS:
         VARIANTS[name] = dataclasses.replace(VARIANTS["faster_vit_0"], file=f"{name}.none")
 
-    def build_model(variant="faster_vit_0", head="pyramid", num_classes=2, window=None, **changes
-                    ) -> nn.Module:  # fmt: skip
+    def build_model(variant="faster_vit_0", head="pyramid", num_classes=2, *rest, **changes):
         if variant in PEERS:
             with torch.device("cpu"):  # also while a checkpoint is loaded: some read their tensors
                 return PEERS[variant](num_classes)
-        return build_ours(variant, head, num_classes, window, **changes)
+        return build_ours(variant, head, num_classes, *rest, **changes)
 
     segmentation_model.build_model = build_model
 

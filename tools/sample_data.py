@@ -433,7 +433,7 @@ def write_video(path: Path, seconds: float, seed: int) -> None:
 
 def parse_args() -> argparse.Namespace:
     parser = cli.Parser(__doc__)
-    parser.add_argument("--out-dir", type=Path, default=Path("input/demo"), help="folder to fill")
+    cli.add_shared(parser, "--out-dir", default=Path("input/demo"), help="folder to fill")
     parser.add_argument("--train", type=cli.positive_int, default=48, help="pictures to train on")
     parser.add_argument(
         "--valid", type=cli.positive_int, default=12, help="pictures to validate on"
@@ -442,12 +442,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--video-seconds", type=cli.positive_float, default=3.0, help="of the video"
     )
-    parser.add_argument(
-        "--overwrite",
-        action="store_true",
-        help="replace files of the same names in --out-dir; others stay",
-    )
-    return parser.parse_args()  # fmt: skip
+    what = "replace files of the same names in --out-dir; others stay"
+    cli.add_shared(parser, "--overwrite", help=what)
+    return parser.parse_args()
 
 
 def main() -> None:

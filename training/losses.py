@@ -43,8 +43,9 @@ def dice(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tens
     return (losses * weights).sum() / weights.sum()
 
 
-def focal(logits: Tensor, targets: Tensor, weights: Tensor | None = None,
-          gamma: float = 2.0) -> Tensor:  # fmt: skip
+def focal(
+    logits: Tensor, targets: Tensor, weights: Tensor | None = None, gamma: float = 2.0
+) -> Tensor:
     """Focal loss (Lin et al. 2017), each class against the rest, averaged over pixels and classes.
 
     Pixels that are already right fade out with (1 - p) ** gamma, so rare classes are heard.

@@ -1,150 +1,246 @@
-"""The folder of a training: who may write there, and what an epoch leaves.
-
-`last.pth` is not among it: train.py writes it after everything else of an epoch.
-"""
+"""The folder of a training: who may write there, what lies in it, and what an epoch leaves."""
 
 import csv
-import io
 import json
 import math
+import shlex
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 from torch import nn
 
 from common import distributed
 from common.errors import UserError
-from common.files import replacing, without_nan, write_text
+from common.files import lock_folder, replacing, without_nan, write_csv, write_text
 from config import ClassTable, ModelConfig
 from models.checkpoint import read_checkpoint, save_checkpoint
 from training.state import best_epoch
 from utils import plot_curves
 
 BEST = {"miou": "best_model_iou.pth", "loss": "best_model_loss.pth"}
+CURVES = {"loss": "loss", "accuracy": "pixel_accuracy", "miou": "miou"}  # file, figure
+TITLES = {"miou": "mean IoU", "pixel_accuracy": "pixel accuracy"}
 # What a run leaves in its folder beside the epochs' pictures and TensorBoard's files; --overwrite
 # removes all of it.
-PRODUCTS = (*BEST.values(), "model.pth", "last.pth", "history.csv",
-            "log.jsonl", "loss.png", "accuracy.png", "miou.png", "report.html")  # fmt: skip
+PRODUCTS = (
+    *BEST.values(),
+    *("model.pth", "last.pth", "history.csv", "log.jsonl", "report.html"),
+    *(f"{name}.png" for name in CURVES),
+)
 
 
-def refuse_used_folder(out_dir: Path) -> None:
-    """Never replace a run unasked.
+class RunFolder:
+    """The one place that knows a run's files by name and decides which of them may be replaced.
 
-    Raises:
-        UserError: the folder holds one.
-    """
-    if any((out_dir / name).exists() for name in PRODUCTS):
-        resume = "pass --resume to go on, " if (out_dir / "last.pth").is_file() else "pass "
-        raise UserError(
-            f"{out_dir}/ already holds a run ({describe_run(out_dir)}): {resume}"
-            "--overwrite to replace it, or another --out-dir."
-        )
-
-
-def describe_run(out_dir: Path) -> str:
-    """What a folder's run reached, for a message."""
-    history = out_dir / "history.csv"
-    if not history.is_file():
-        return "no epoch finished"
-    try:
-        with open(history, newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        best = max((float(row["valid_miou"]) for row in rows), default=math.nan)
-    except (KeyError, TypeError, ValueError, csv.Error):
-        return "with a history.csv of another program"
-    return f"epoch {len(rows)}, best mIoU {best:.4f}"
-
-
-def check_shared_disk(out_dir: Path, token: str) -> None:
-    """See that all processes find the folder that the main one holds.
-
-    Raises:
-        UserError: another machine has a folder of its own there.
-    """
-    distributed.barrier()
-    lock = out_dir / ".lock"
-    if not distributed.is_main():
-        token = lock.read_text(encoding="utf-8") if lock.is_file() else ""
-    if len(set(distributed.gather(token))) > 1:
-        raise UserError(
-            f"{out_dir} is not the same folder for all processes; machines that share a run need "
-            "an --out-dir on a disk that they share."
-        )
-
-
-def clear_folder(out_dir: Path) -> None:
-    """Remove an earlier run; called when nothing but training itself can go wrong any more."""
-    for path in [out_dir / name for name in PRODUCTS]:
-        path.unlink(missing_ok=True)
-    for pattern in ("valid_preds/epoch_*.jpg", "tensorboard/events.out.tfevents.*"):
-        for path in out_dir.glob(pattern):
-            path.unlink()
-
-
-def bring_best(source: Path, out_dir: Path) -> None:
-    """Take the best checkpoints along when a run goes on in another folder."""
-    for name in BEST.values():
-        if not (source / name).is_file():
-            print(f"{source / name} is not there: the best of the epochs to come takes its place.")
-            continue
-        with replacing(out_dir / name) as temporary:
-            shutil.copyfile(source / name, temporary)
-
-
-def best_of_other_epochs(out_dir: Path, done: int) -> set[str]:
-    """The best checkpoints of epochs that a run which goes on after `done` of them has not had.
-
-    They are left by a crash before `last.pth` was written, or by a run from whose middle this one
-    goes on with other flags.
-    """
-    others = set()
-    for name in BEST.values():
-        if not (out_dir / name).is_file():
-            continue
-        try:
-            epoch = read_checkpoint(out_dir / name).get("epoch")
-        except UserError as error:
-            print(f"{error} The best of the epochs to come takes its place.")
-            epoch = None
-        if not isinstance(epoch, int) or epoch > done:
-            others.add(name)
-    return others
-
-
-def save_epoch(out_dir: Path, model: nn.Module, config: ModelConfig, classes: ClassTable,
-               history: list[dict], common: dict, replaced: set[str]) -> None:  # fmt: skip
-    """Write the epoch's checkpoints, the best ones where it is the best so far, and the curves.
+    All processes of a run make one; only the main one writes.
 
     Args:
-        common: what every checkpoint holds beside its model.
-        replaced: names of best checkpoints to replace by any epoch; those that were are taken out.
+        path: the folder, which need not be there before `lock`.
     """
-    for (figure, file), word in zip(BEST.items(), ("IoU", "loss"), strict=True):
-        missing = file in replaced or not (out_dir / file).exists()
-        if missing or best_epoch(history, figure) == len(history):
-            replaced.discard(file)
-            print(f"\nBest validation {word}: {history[-1][f'valid_{figure}']}")
-            print(f"\nSaving best model for epoch: {len(history)}\n")
-            save_checkpoint(out_dir / file, model, config, classes, **common)
-    save_checkpoint(out_dir / "model.pth", model, config, classes, **common)
-    write_history(out_dir, history, classes.names)
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.last, self.report = path / "last.pth", path / "report.html"
+        self.best = {figure: path / name for figure, name in BEST.items()}
+        self.board = None  # TensorBoard's writer, if there is one
+        self._token = ""
+        self._outdated: set[Path] = set()  # best checkpoints that any epoch replaces
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder while the block runs.
+
+        Raises:
+            UserError: another run holds it, or it is no folder.
+        """
+        with lock_folder(self.path, distributed.is_main()) as self._token:
+            yield
+
+    def check_shared(self) -> None:
+        """See that all processes find the folder that the main one holds.
+
+        Raises:
+            UserError: another machine has a folder of its own there.
+        """
+        distributed.barrier()
+        lock, token = self.path / ".lock", self._token
+        if not distributed.is_main():
+            token = lock.read_text(encoding="utf-8") if lock.is_file() else ""
+        if len(set(distributed.gather(token))) > 1:
+            raise UserError(
+                f"{self.path} is not the same folder for all processes; machines that share a run "
+                "need an --out-dir on a disk that they share."
+            )
+
+    def refuse_if_used(self) -> None:
+        """Never replace a run unasked.
+
+        Raises:
+            UserError: the folder holds one.
+        """
+        if any((self.path / name).exists() for name in PRODUCTS):
+            resume = "pass --resume to go on, " if self.last.is_file() else "pass "
+            raise UserError(
+                f"{self.path}/ already holds a run ({self.describe()}): {resume}"
+                "--overwrite to replace it, or another --out-dir."
+            )
+
+    def describe(self) -> str:
+        """What the folder's run reached, for a message."""
+        history = self.path / "history.csv"
+        if not history.is_file():
+            return "no epoch finished"
+        try:
+            with open(history, newline="", encoding="utf-8") as file:
+                rows = list(csv.DictReader(file))
+            best = max((float(row["valid_miou"]) for row in rows), default=math.nan)
+        except (KeyError, TypeError, ValueError, csv.Error):
+            return "with a history.csv of another program"
+        return f"epoch {len(rows)}, best mIoU {best:.4f}"
+
+    def how_to_go_on(self, resumed: str | None) -> str:
+        """What is safe after an interruption, and the command that goes on.
+
+        Args:
+            resumed: what --resume named, if it did.
+        """
+        out_dir = shlex.quote(str(self.path))
+        if self.last.is_file():
+            return (
+                f"Every finished epoch is safe in {self.last}; go on from there with: "
+                f"python train.py --out-dir {out_dir} --resume"
+            )
+        resume = f"--resume {shlex.quote(resumed)} " if resumed else ""
+        return f"No epoch was finished; start again with {resume}--out-dir {out_dir} --overwrite."
+
+    def holds(self, checkpoint: Path | None) -> bool:
+        """Whether a run that goes on from this checkpoint goes on in this folder."""
+        return checkpoint is not None and checkpoint.parent.samefile(self.path)
+
+    def open(self, resumed: Path | None, epochs_done: int, tensorboard: bool) -> None:
+        """Make the folder ready, now that nothing but training itself can go wrong any more.
+
+        An earlier run is cleared away; the best of one that goes on from elsewhere comes along.
+
+        Args:
+            resumed: the checkpoint that the run goes on from, if it does.
+            epochs_done: how many epochs that checkpoint has had.
+            tensorboard: whether to write its files.
+
+        Raises:
+            UserError: tensorboard is not installed.
+        """
+        if not distributed.is_main():
+            return
+        writer = tensorboard_writer() if tensorboard else None
+        if not self.holds(resumed):
+            self.clear()
+            if resumed is not None:
+                self.bring_best(resumed.parent)
+        if writer is not None:
+            self.board = writer(self.path / "tensorboard")
+        self._outdated = {path for path in self.best.values() if _of_later(path, epochs_done)}
+
+    def clear(self) -> None:
+        """Remove an earlier run, and nothing that is not a run's."""
+        for name in PRODUCTS:
+            (self.path / name).unlink(missing_ok=True)
+        for pattern in ("valid_preds/epoch_*.jpg", "tensorboard/events.out.tfevents.*"):
+            for path in self.path.glob(pattern):
+                path.unlink()
+
+    def bring_best(self, source: Path) -> None:
+        """Take the best checkpoints along when a run goes on in another folder."""
+        for path in self.best.values():
+            if not (source / path.name).is_file():
+                best = source / path.name
+                print(f"{best} is not there: the best of the epochs to come takes its place.")
+                continue
+            with replacing(path) as temporary:
+                shutil.copyfile(source / path.name, temporary)
+
+    def save_epoch(
+        self,
+        model: nn.Module,
+        config: ModelConfig,
+        classes: ClassTable,
+        history: list,
+        record: dict,
+    ) -> None:
+        """Write the epoch's checkpoints, the best ones where it is the best so far, and the curves.
+
+        `last.pth` is not among them: train.py writes it after everything else of an epoch.
+
+        Args:
+            history: the figures of all epochs, this one included.
+            record: what every checkpoint holds beside its model.
+        """
+        for (figure, path), word in zip(self.best.items(), ("IoU", "loss"), strict=True):
+            missing = path in self._outdated or not path.exists()
+            if missing or best_epoch(history, figure) == len(history):
+                print(f"\nBest validation {word}: {history[-1][f'valid_{figure}']}")
+                print(f"\nSaving best model for epoch: {len(history)}\n")
+                save_checkpoint(path, model, config, classes, **record)
+        self._outdated.clear()
+        save_checkpoint(self.path / "model.pth", model, config, classes, **record)
+        write_history(self.path, history, classes.names)
+
+    def picture(self, epoch: int) -> Path:
+        """Where an epoch shows what it makes of validation pictures."""
+        return self.path / "valid_preds" / f"epoch_{epoch:03d}.jpg"
+
+    def log_to_board(self, row: dict, sheet: np.ndarray) -> None:
+        """Give TensorBoard, if it is asked for, an epoch's figures and picture (HWC uint8)."""
+        if self.board is None:
+            return
+        for name, value in row.items():
+            if isinstance(value, float):
+                self.board.add_scalar(name.replace("_", "/", 1), value, row["epoch"])
+        self.board.add_image("valid_preds", sheet, row["epoch"], dataformats="HWC")
+        self.board.flush()
 
 
-def write_history(out_dir: Path, history: list[dict], names: tuple[str, ...]) -> None:
+def tensorboard_writer() -> type:
+    """The class of writers, whose construction begins a file.
+
+    Raises:
+        UserError: tensorboard is not installed.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise UserError("--tensorboard needs a package: pip install tensorboard") from error
+    return SummaryWriter
+
+
+def _of_later(path: Path, epochs_done: int) -> bool:
+    """Whether a best checkpoint is of an epoch that a run which goes on has not had yet.
+
+    A crash before `last.pth` was written leaves one, or a run from whose middle this one goes on
+    with other flags.
+    """
+    if not path.is_file():
+        return False
+    try:
+        epoch = read_checkpoint(path).get("epoch")
+    except UserError as error:
+        print(f"{error} The best of the epochs to come takes its place.")
+        return True
+    return not isinstance(epoch, int) or epoch > epochs_done
+
+
+def write_history(folder: Path, history: list[dict], names: tuple[str, ...]) -> None:
     """history.csv holds figures only, so that equal runs have equal files; log.jsonl times too."""
-    table = io.StringIO()
     columns = ["epoch", "lr"]
     columns += [f"{s}_{f}" for s in ("train", "valid") for f in ("loss", "pixel_accuracy", "miou")]
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(columns + [f"valid_iou_{name}" for name in names])
-    for row in history:
-        writer.writerow([row[column] for column in columns] + row["valid_iou"])
-    write_text(out_dir / "history.csv", table.getvalue())
+    head = columns + [f"valid_iou_{name}" for name in names]
+    rows = ([row[column] for column in columns] + row["valid_iou"] for row in history)
+    write_csv(folder / "history.csv", head, rows)
     lines = (json.dumps(without_nan(row)) + "\n" for row in history)
-    write_text(out_dir / "log.jsonl", "".join(lines))
-    for name, figure, title in (("loss.png", "loss", "loss"), ("miou.png", "miou", "mean IoU"),
-                                ("accuracy.png", "pixel_accuracy", "pixel accuracy")):  # fmt: skip
-        train, valid = (
-            [row[f"{split}_{figure}"] for row in history] for split in ("train", "valid")
-        )
-        plot_curves(out_dir / name, train, valid, title)
+    write_text(folder / "log.jsonl", "".join(lines))
+    for name, figure in CURVES.items():
+        train, valid = ([row[f"{s}_{figure}"] for row in history] for s in ("train", "valid"))
+        plot_curves(folder / f"{name}.png", train, valid, TITLES.get(figure, figure))

@@ -35,7 +35,7 @@ class TrainingState:
         precision: with the gradient scaler that fp16 needs.
         ema: a moving average of the model's weights, where there is one.
         history: the figures of the epochs that are done.
-        origin: what the weights started from, in words.
+        started_from: where the first weights came from, in words.
     """
 
     model: nn.Module
@@ -43,10 +43,10 @@ class TrainingState:
     precision: Precision
     ema: ModelEmaV3 | None = None
     history: list[dict] = field(default_factory=list)
-    origin: str = ""
+    started_from: str = ""
 
     @property
-    def judged(self) -> nn.Module:
+    def eval_model(self) -> nn.Module:
         """The weights that are measured and saved."""
         return self.model if self.ema is None else self.ema.module
 
@@ -70,7 +70,8 @@ class TrainingState:
         Raises:
             UserError: the checkpoint is incomplete or damaged.
         """
-        flags = [(group["base_lr"], group["weight_decay"]) for group in self.optimizer.param_groups]
+        keys = ("base_lr", "weight_decay")
+        flags = [{key: group[key] for key in keys} for group in self.optimizer.param_groups]
         try:
             load_exactly(self.model, saved["live_model_state_dict"], Path("the run's checkpoint"))
             self.optimizer.load_state_dict(saved["optimizer"])
@@ -82,20 +83,21 @@ class TrainingState:
             restore_random_states(saved["random_states"])
             self.history = saved["history"]
             best_epoch(self.history, "miou")
-            self.origin = str(saved.get("started_from", "not recorded"))
+            self.started_from = str(saved.get("started_from", "not recorded"))
         except DAMAGED as error:
             raise damaged(error) from error
-        for group, (lr, decay) in zip(self.optimizer.param_groups, flags, strict=True):
-            group["base_lr"], group["weight_decay"] = lr, decay
+        for group, typed in zip(self.optimizer.param_groups, flags, strict=True):
+            group |= typed
 
 
-def check_same_run(saved: dict, config: ModelConfig, classes: ClassTable,
-                   flags: dict[str, str | None], fingerprint: str) -> None:  # fmt: skip
+def check_same_run(
+    saved: dict, config: ModelConfig, classes: ClassTable, flags: dict, fingerprint: str
+) -> None:
     """Refuse to go on with what is not the same run.
 
     Args:
         saved: the content of a last.pth.
-        flags: those of today that must be the same, by their names.
+        flags: those of today that must be the same, text or None by name.
         fingerprint: of the data's files.
 
     Raises:
@@ -107,7 +109,7 @@ def check_same_run(saved: dict, config: ModelConfig, classes: ClassTable,
         # Lists that hold each other have a text of any length.
         if not all(isinstance(value, str | None) for value in typed.values()):
             raise TypeError("a flag is no text")
-        differences = [
+        compared = [
             ("--model", then["variant"], config.variant),
             ("--head", then["head"], config.head),
             ("--window", then.get("window"), config.window),
@@ -117,7 +119,7 @@ def check_same_run(saved: dict, config: ModelConfig, classes: ClassTable,
             *((f"--{name}", typed[name], now) for name, now in flags.items()),
             ("data files", saved["data_fingerprint"][:12], fingerprint[:12]),
         ]
-        differences = [(what, before, now) for what, before, now in differences if before != now]
+        differences = [row for row in compared if row[1] != row[2]]
     except DAMAGED as error:
         raise damaged(error) from error
     for what, before, now in differences[:1]:

@@ -64,6 +64,21 @@ def test_numbers_out_of_range_are_refused(kind, text):
         kind(text)
 
 
+def test_a_size_is_typed_width_first_and_taken_height_first():
+    parser = cli.Parser("")
+    cli.add_shared(parser.add_argument_group("network"), "--imgsz")
+    assert parser.parse_args(["--imgsz", "640", "480"]).imgsz == (480, 640)
+    assert parser.parse_args([]).imgsz is None
+
+
+def test_a_shared_flag_takes_a_scripts_own_default_and_help():
+    parser = cli.Parser("")
+    cli.add_shared(parser, "--batch", default=7, help="own words")
+    assert parser.parse_args([]).batch == 7
+    assert "own words (default: 7)" in parser.format_help()
+    assert cli.SHARED["--batch"]["default"] == 1
+
+
 def test_numbers_within_range_pass():
     assert cli.positive_int("3") == 3
     assert cli.fraction("0") == 0.0

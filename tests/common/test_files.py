@@ -24,11 +24,24 @@ def test_an_error_while_writing_keeps_the_old_file_and_no_temporary_one(tmp_path
     assert [p.name for p in tmp_path.iterdir()] == ["result.csv"]
 
 
-def test_a_new_file_may_be_read_by_others_as_the_umask_says(tmp_path):
-    write_text(tmp_path / "a.csv", "x")
-    mask = os.umask(0)
-    os.umask(mask)
+@pytest.mark.parametrize("mask", [0o022, 0o027, 0o002])
+def test_a_new_file_may_be_read_by_others_as_the_umask_says(tmp_path, monkeypatch, mask):
+    before = os.umask(mask)
+    try:
+        with monkeypatch.context() as patch:
+            patch.delattr(os, "umask")  # another thread's file would be open to the world meanwhile
+            write_text(tmp_path / "a.csv", "x")
+    finally:
+        os.umask(before)
     assert (tmp_path / "a.csv").stat().st_mode & 0o777 == 0o666 & ~mask
+
+
+def test_a_temporary_file_of_a_killed_run_is_cleared_away_later(tmp_path):
+    with replacing(tmp_path / "a.csv") as temporary:
+        os.utime(temporary, (time.time() - 4000,) * 2)
+        with lock_folder(tmp_path):
+            assert not temporary.exists()
+        temporary.touch()
 
 
 def test_a_name_of_255_bytes_can_be_written(tmp_path):
@@ -44,8 +57,8 @@ def test_the_ending_stays_since_writers_choose_the_format_by_it(tmp_path):
 
 
 def test_what_a_killed_run_left_half_written_goes_an_hour_later(tmp_path):
-    names = {".tmp-abcd_123.pth": 4000, ".tmp-abcd_124.pth": 10, ".tmp-mine.pth": 4000,
-             "model.pth": 4000}  # fmt: skip
+    names = {".tmp-abcd_123.pth": 4000, ".tmp-abcd_124.pth": 10}
+    names |= {".tmp-mine.pth": 4000, "model.pth": 4000}
     for name, age in names.items():
         (tmp_path / name).write_bytes(b"half")
         os.utime(tmp_path / name, (time.time() - age,) * 2)
@@ -66,16 +79,14 @@ def test_a_disk_without_locks_is_used_all_the_same(tmp_path, monkeypatch, capsys
 
 def test_a_second_run_on_a_folder_is_refused_and_a_dead_ones_lock_is_no_obstacle(tmp_path):
     code = (
-        "import os, sys, time; from pathlib import Path; from common.files import lock_folder\n"
+        "import os, sys; from pathlib import Path; from common.files import lock_folder\n"
         "with lock_folder(Path(sys.argv[1])):\n"
         "    if os.fork(): print('held', flush=True)\n"  # the child is a worker that lives on
-        "    time.sleep(60)"
+        "    sys.stdin.read()"
     )
-    root = Path(__file__).parents[2]
-    holder = subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path)], cwd=root, stdout=subprocess.PIPE, text=True,
-        start_new_session=True,
-    )  # fmt: skip
+    command, root = [sys.executable, "-c", code, str(tmp_path)], Path(__file__).parents[2]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    holder = subprocess.Popen(command, cwd=root, start_new_session=True, **pipes)
     try:
         assert holder.stdout.readline() == "held\n"
         with pytest.raises(UserError, match=str(holder.pid)), lock_folder(tmp_path):

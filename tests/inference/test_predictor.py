@@ -4,12 +4,16 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from run_tiny import add_tiny
 from torch import nn
 
 from common.errors import UserError
 from config import ClassTable, ModelConfig
-from inference import predictor as room
+from inference import predictor as predictor_module
 from inference.predictor import Predictor
+from models.backbone import PositionTable
+from models.checkpoint import save_checkpoint
+from segmentation_model import build_model
 
 CLASSES = ClassTable.default()
 RNG = np.random.default_rng(0)
@@ -96,10 +100,8 @@ def test_blending_tiles_hides_their_borders():
     whole = next(make(Smooth(), size=(160, 160)).segment([image], True))[1].astype(float)
     errors = {}
     for overlap in (0.0, 0.5):
-        tiled = next(make(Smooth(), tile=64, overlap=overlap).segment([image], True))[1].astype(
-            float
-        )
-        errors[overlap] = np.abs(tiled - whole).max()
+        _, tiled = next(make(Smooth(), tile=64, overlap=overlap).segment([image], True))
+        errors[overlap] = np.abs(tiled.astype(float) - whole).max()
     assert errors[0.5] < 0.5 * errors[0.0]
 
 
@@ -143,7 +145,7 @@ def test_probabilities_sum_to_one_and_agree_with_the_mask(options):
 
 
 def test_a_band_is_a_small_part_of_a_large_picture(monkeypatch):
-    monkeypatch.setattr(room, "BAND", 7)
+    monkeypatch.setattr(predictor_module, "BAND", 7)
     image, truth = halves(300, 200)
     predictor = make()
     bands = list(predictor._bands(predictor.scores([image])[0], (300, 200)))
@@ -155,3 +157,25 @@ def test_a_file_of_torch_export_is_refused_before_it_is_opened(tmp_path):
     torch.export.save(torch.export.export(Smooth(), (torch.zeros(1, 3, 8, 8),)), tmp_path / "m.pt2")
     with pytest.raises(UserError, match=r"can hold code.*\.onnx"):
         Predictor.load(tmp_path / "m.pt2")
+
+
+def test_of_a_checkpoint_the_position_tables_are_fixed_for_the_picture_and_the_tile(
+    tmp_path, monkeypatch
+):
+    add_tiny()
+    config = ModelConfig("tiny", "pyramid", 2, (64, 96))
+    model, path = build_model("tiny", "pyramid").eval(), tmp_path / "model.pth"
+    save_checkpoint(path, model, config, CLASSES)
+    images = [RNG.integers(0, 255, (*size, 3), dtype=np.uint8) for size in ((50, 70), (200, 150))]
+    loaded = Predictor.load(path, device="cpu", tile=128)
+    live = Predictor(model, config, CLASSES, tile=128)
+    assert live.model is model
+    expected = [live.segment([image], True) for image in images]
+    expected = [next(parts)[1].astype(float) for parts in expected]
+    for kind in PositionTable.__subclasses__():
+        monkeypatch.setattr(kind, "compute", None)
+    for image, probabilities in zip(images, expected, strict=True):
+        actual = next(loaded.segment([image], True))[1].astype(float)
+        assert np.allclose(actual, probabilities, atol=2e-3)  # BatchNorms are folded, too
+    with pytest.raises(TypeError):
+        live.masks(images[:1])  # the model of a training keeps computing

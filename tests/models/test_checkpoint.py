@@ -12,10 +12,11 @@ from common.errors import UserError
 from config import ClassTable, ModelConfig
 from models import pretrained
 from models.checkpoint import read_checkpoint, save_checkpoint
-from segmentation_model import build_model, fold_batchnorm, load_model, load_weights
+from models.pretrained import load_weights
+from segmentation_model import build_model, load_model
 
-CLASSES = ClassTable(("ground", "leaf", "spot"), ((0, 0, 0), (0, 9, 0), (9, 0, 0)),
-                     ((0, 0, 0), (0, 9, 0), (9, 0, 0)), ((3, (1, 1, 1)),))  # fmt: skip
+COLORS = ((0, 0, 0), (0, 9, 0), (9, 0, 0))
+CLASSES = ClassTable(("ground", "leaf", "spot"), COLORS, COLORS, ((3, (1, 1, 1)),))
 
 
 @pytest.fixture(autouse=True)
@@ -167,17 +168,6 @@ def test_a_damaged_file_is_refused_with_its_name(saved, tmp_path, damage):
         )
     with pytest.raises(UserError, match=r"damaged\.pth"):
         load_model(path)
-
-
-def test_folding_batchnorm_keeps_the_logits(saved):
-    model = saved[0]
-    folded = fold_batchnorm(model)
-    images = torch.randn(2, 3, 64, 64)
-    with torch.no_grad():
-        assert torch.allclose(folded(images), model(images), rtol=1e-4, atol=1e-5)
-    norms = [m for m in folded.modules() if isinstance(m, torch.nn.BatchNorm2d)]
-    assert not norms
-    assert any(isinstance(m, torch.nn.BatchNorm2d) for m in model.modules())
 
 
 def test_every_load_of_the_house_is_weights_only():

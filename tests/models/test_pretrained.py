@@ -16,9 +16,10 @@ from torch import nn
 
 import segmentation_model
 from common.errors import UserError
-from models import pretrained
-from models.heads import HEAD_PREFIXES
-from segmentation_model import FasterViT, build_model, load_backbone
+from models import pretrained, variants
+from models.heads import is_head
+from models.pretrained import load_backbone
+from segmentation_model import FasterViT, build_model
 
 LINE = re.compile(
     r"(\d+) of (\d+) ImageNet tensors loaded, (\d+) position tables recomputed for (\d+)x(\d+)"
@@ -42,14 +43,10 @@ def small_package(resolution: int = 224) -> nn.Module:
 def write_as_nvidia(model: nn.Module, path: Path, prefix: str = "module.", **changes) -> Path:
     """The format of the published files."""
     state = {prefix + name: tensor for name, tensor in model.state_dict().items()}
-    arguments = argparse.Namespace(model="faster_vit_0_224", lr=5e-3, mean=None, mixup=0.8,
-                                   input_size=(3, 224, 224), aug_splits=0)  # fmt: skip
-    content = {
-        "epoch": 299, "arch": "faster_vit_0_224", "state_dict": state,
-        "optimizer": {"state": {0: {"step": 5, "exp_avg": torch.zeros(3)}}, "param_groups": []},
-        "version": 2, "args": arguments, "amp_scaler": {"scale": 65536.0, "growth_factor": 2.0},
-        "metric": 82.1,
-    }  # fmt: skip
+    arguments = argparse.Namespace(model="faster_vit_0_224", lr=5e-3, input_size=(3, 224, 224))
+    optimizer = {"state": {0: {"step": 5, "exp_avg": torch.zeros(3)}}, "param_groups": []}
+    content = {"epoch": 299, "arch": "faster_vit_0_224", "state_dict": state, "version": 2}
+    content |= {"args": arguments, "optimizer": optimizer, "amp_scaler": {"scale": 65536.0}}
     torch.save(content | changes, path)
     return path
 
@@ -107,7 +104,7 @@ def test_the_articles_function_loads_and_says_so(tmp_path, capsys):
     shapes = {
         name: torch.zeros(tensor.shape, dtype=tensor.dtype)
         for name, tensor in reference.state_dict().items()
-        if not name.startswith(HEAD_PREFIXES)
+        if not is_head(name)
     }
     shapes["levels.3.blocks.0.norm1.weight"] += 7
     path = tmp_path / "faster_vit_0.pth.tar"
@@ -209,12 +206,17 @@ def test_a_truncated_file_is_refused(nvidia_file, keep):
     assert "damaged or no checkpoint" in refusal(nvidia_file)
 
 
-@pytest.mark.parametrize(
-    "data",
-    [b"<!DOCTYPE html><html>404</html>", b"hello", "naïve\n".encode() * 1000, b"PK\x03\x04zip",
-     b"\x80\x02}q\x00.", b"\x00" * 4096],
-    ids=["html", "text", "utf-8", "zip header", "empty dictionary", "zeros"],
-)  # fmt: skip
+NO_CHECKPOINTS = {
+    "html": b"<!DOCTYPE html><html>404</html>",
+    "text": b"hello",
+    "utf-8": "naïve\n".encode() * 1000,
+    "zip header": b"PK\x03\x04zip",
+    "empty dictionary": b"\x80\x02}q\x00.",
+    "zeros": b"\x00" * 4096,
+}
+
+
+@pytest.mark.parametrize("data", NO_CHECKPOINTS.values(), ids=NO_CHECKPOINTS)
 def test_a_file_that_is_no_checkpoint_is_refused(tmp_path, data):
     path = tmp_path / "faster_vit_0.pth.tar"
     path.write_bytes(data)
@@ -222,9 +224,10 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path, data):
 
 
 @pytest.mark.parametrize(
-    "content", [[1, 2], torch.zeros(3), {}, {"state_dict": {}}, {"state_dict": {"a": 1}}, 7],
-    ids=["list", "tensor", "empty", "empty state", "no tensors", "number"],
-)  # fmt: skip
+    "content",
+    [[1, 2], torch.zeros(3), {}, {"state_dict": {}}, {"state_dict": {"a": 1}}, 7],
+    ids=repr,
+)
 def test_a_file_with_something_else_inside_is_refused(tmp_path, content):
     torch.save(content, tmp_path / "other.pth")
     refusal(tmp_path / "other.pth")
@@ -327,10 +330,10 @@ def test_a_failed_download_leaves_everything_as_it_was(address, tmp_path, page, 
 
 
 def test_without_a_network_one_sentence_says_what_to_do(tmp_path):
-    with socket.socket() as probe:  # a port where nobody listens
+    with socket.socket() as probe:  # holds a port without listening
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    refused_download(f"http://127.0.0.1:{port}/file", tmp_path / "faster_vit_0.pth.tar")
+        refused_download(f"http://127.0.0.1:{port}/file", tmp_path / "faster_vit_0.pth.tar")
     assert not os.listdir(tmp_path)
 
 
@@ -357,7 +360,7 @@ def test_a_server_that_speaks_no_http_is_refused_in_one_sentence(tmp_path, answe
 
 
 def test_the_articles_function_downloads_what_is_not_there(tmp_path, monkeypatch, address):
-    monkeypatch.setattr(pretrained, "WEIGHTS_URL", address + "/missing/")
+    monkeypatch.setattr(variants, "WEIGHTS_URL", address + "/missing/")
     path = tmp_path / "faster_vit_0.pth.tar"
     with pytest.raises(UserError, match=r"fastervit_0_224_1k\.pth\.tar"):
         segmentation_model.faster_vit_0_any_res(
@@ -367,7 +370,7 @@ def test_the_articles_function_downloads_what_is_not_there(tmp_path, monkeypatch
 
 
 def test_weights_come_over_https():
-    assert pretrained.WEIGHTS_URL.startswith("https://")
+    assert variants.WEIGHTS_URL.startswith("https://")
 
 
 def test_the_digest_is_sha256(tmp_path):

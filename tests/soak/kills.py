@@ -21,35 +21,33 @@ from tiny_data import write_data
 from common import cli
 from models.checkpoint import read_checkpoint
 
+TRAIN = """train.py --model tiny --head pyramid --weights none --imgsz 64 32 --batch 2 --lr 0.01
+    --device cpu"""
+
 
 def command(data: Path, out_dir: Path, workers: int, epochs: int, *flags: str) -> list[str]:
-    return [sys.executable, str(ROOT / "tests/run_tiny.py"), "train.py", "--model", "tiny",
-            "--head", "pyramid", "--weights", "none", "--imgsz", "64", "32", "--batch", "2",
-            "--device", "cpu", "--lr", "0.01", "--epochs", str(epochs), "--workers", str(workers),
-            "--data", str(data), "--out-dir", str(out_dir), *flags]  # fmt: skip
+    numbers = ["--epochs", str(epochs), "--workers", str(workers)]
+    places = ["--data", str(data), "--out-dir", str(out_dir)]
+    tiny = [sys.executable, str(ROOT / "tests/run_tiny.py"), *TRAIN.split()]
+    return [*tiny, *numbers, *places, *flags]
 
 
 def run(*arguments: str, seconds: float | None = None) -> bool:
     """Run a training to its end, or kill it after some seconds; whether it was killed."""
-    process = subprocess.Popen(list(arguments), stdout=subprocess.DEVNULL, cwd=ROOT,
-                               stderr=subprocess.PIPE, text=True)  # fmt: skip
     try:
-        _, errors = process.communicate(timeout=seconds)
+        done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=seconds)
     except subprocess.TimeoutExpired:
-        process.kill()
-        process.communicate()
         return True
-    if process.returncode:
-        raise SystemExit(f"the training failed: {errors[-2000:]}")
+    if done.returncode:
+        raise SystemExit(f"the training failed: {done.stderr[-2000:]}")
     return False
 
 
 def check(out_dir: Path) -> int:
     """Load every checkpoint that bears a final name; returns how many there are."""
-    paths = list(out_dir.glob("*.pth"))
+    paths = list(out_dir.glob("[!.]*.pth"))
     for path in paths:
-        if not path.name.startswith(".tmp-"):
-            read_checkpoint(path)
+        read_checkpoint(path)
     return len(paths)
 
 

@@ -35,11 +35,9 @@ print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 
 def peak_mebibytes(model: Path, picture: Path, *flags: str) -> float:
     """The largest resident size of a process that segments a picture."""
-    out_dir = picture.with_suffix("")
-    command = [sys.executable, str(ROOT / "inference_image.py"), "--model", str(model),
-               "--input", str(picture), "--device", "cpu", "--out-dir", str(out_dir),
-               *flags]  # fmt: skip
-    watched = [sys.executable, "-c", WATCH, *command]
+    script = [sys.executable, ROOT / "inference_image.py", "--device", "cpu", *flags]
+    places = ["--model", model, "--input", picture, "--out-dir", picture.with_suffix("")]
+    watched = [sys.executable, "-c", WATCH, *script, *places]
     done = subprocess.run(watched, cwd=ROOT, check=True, stdout=subprocess.PIPE)
     return int(done.stdout) / 1024
 
@@ -54,15 +52,17 @@ def main() -> int:
         folder, started = Path(name), time.monotonic()
         model = build_model("faster_vit_0", "pyramid", 2)
         nn.init.normal_(model.pyramid_head.classifier.weight, std=5.0)  # both classes occur
-        save_checkpoint(folder / "model.pth", model, ModelConfig(head="pyramid"),
-                        ClassTable.default())  # fmt: skip
+        config, path = ModelConfig(head="pyramid"), folder / "model.pth"
+        save_checkpoint(path, model, config, ClassTable.default())
         write_image(folder / "small.jpg", cv2.resize(noise, (640, 480)))
         write_image(folder / "large.jpg", cv2.resize(noise, (12_000, 9_000)))
-        small = peak_mebibytes(folder / "model.pth", folder / "small.jpg", "--imgsz", "64", "64")
-        large = peak_mebibytes(folder / "model.pth", folder / "large.jpg", "--tile", args.tile,
-                               "--overlap", args.overlap)  # fmt: skip
-    print(f"640x480 at 64x64: {small:.0f} MiB; 12,000x9,000 in tiles of {args.tile}: {large:.0f} "
-          f"MiB, {large - small:+.0f} MiB; {time.monotonic() - started:.0f} s")  # fmt: skip
+        small = peak_mebibytes(path, folder / "small.jpg", "--imgsz", "64", "64")
+        tiles = ["--tile", args.tile, "--overlap", args.overlap]
+        large = peak_mebibytes(path, folder / "large.jpg", *tiles)
+    print(
+        f"640x480 at 64x64: {small:.0f} MiB; 12,000x9,000 in tiles of {args.tile}: {large:.0f} "
+        f"MiB, {large - small:+.0f} MiB; {time.monotonic() - started:.0f} s"
+    )
     return int(large - small > LIMIT)
 
 

@@ -22,13 +22,10 @@ import numpy as np
 import psutil
 import torch
 from PIL import Image
-from run_tiny import add_tiny
+from tiny_model import save_tiny
 
 import inference_image
 from common import cli
-from config import ClassTable, ModelConfig
-from models.checkpoint import save_checkpoint
-from segmentation_model import build_model
 
 
 def encode(image: np.ndarray, kind: str) -> bytes:
@@ -124,17 +121,13 @@ def main() -> int:
     parser.add_argument("--count", type=cli.positive_int, default=2000, help="pictures")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    add_tiny()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "in").mkdir()
         broken = fill(folder / "in", args.count)
-        save_checkpoint(
-            folder / "m.pth", build_model("tiny", "pyramid", 2),
-            ModelConfig("tiny", "pyramid", 2, (64, 64)), ClassTable.default(),
-        )  # fmt: skip
-        sys.argv = ["inference_image.py", "--device", "cpu", "--model", f"{folder}/m.pth",
-                    "--input", f"{folder}/in", "--out-dir", f"{folder}/out"]  # fmt: skip
+        model = save_tiny(folder / "m.pth", size=(64, 64))
+        sys.argv = ["inference_image.py", "--device", "cpu", "--model", str(model)]
+        sys.argv += ["--input", f"{folder}/in", "--out-dir", f"{folder}/out"]
         watch, started = Watch(), time.monotonic()
         watch.start()
         code = inference_image.main()
@@ -146,10 +139,12 @@ def main() -> int:
         masks = len(list((folder / "out").glob("*_mask.png")))
         shutil.rmtree(folder / "in")
     good = args.count - broken
-    print(f"{args.count} pictures, {broken} broken: {len(rows)} results, {masks} masks, "
-          f"{len(reasons)} reasons, exit code {code}, {time.monotonic() - started:.0f} s; memory "
-          f"at most {max(watch.mebibytes):.0f} MiB, {watch.growth():+.0f} MiB from the second "
-          f"quarter to the last; open files at most {max(watch.files)}")  # fmt: skip
+    print(
+        f"{args.count} pictures, {broken} broken: {len(rows)} results, {masks} masks, "
+        f"{len(reasons)} reasons, exit code {code}, {time.monotonic() - started:.0f} s; memory "
+        f"at most {max(watch.mebibytes):.0f} MiB, {watch.growth():+.0f} MiB from the second "
+        f"quarter to the last; open files at most {max(watch.files)}"
+    )
     whole = (len(rows), masks, len(reasons), code) == (good, good, broken, 1)
     return int(not whole or watch.growth() > 60)
 

@@ -100,27 +100,14 @@ def main() -> None:
         run(code, place, "train.py", f"--data data --out-dir {name} {flags}")
         model = f"--model {name}/best_model_iou.pth"
         run(code, place, "evaluate.py", f"{model} --data data --out-dir {name}/evaluation")
-        run(
-            code,
-            place,
-            "inference_video.py",
-            f"{model} --input data/sample_video.mp4 --out-dir {name}/video --smooth 0.5 --plot",
-        )
+        video = f"--input data/sample_video.mp4 --out-dir {name}/video --smooth 0.5 --plot"
+        run(code, place, "inference_video.py", f"{model} {video}")
     run(code, place, "train.py", "--out-dir pyramid --resume --epochs 3")
+    model = "--model pyramid/model.pth"
     for name, flags in PICTURES.items():
-        run(
-            code,
-            place,
-            "inference_image.py",
-            "--model pyramid/model.pth --input "
-            f"data/valid_images --out-dir pictures/{name} {flags}",
-        )
-    run(
-        code,
-        place,
-        "export.py",
-        "--model pyramid/model.pth --out-dir export --images data/valid_images",
-    )
+        places = f"{model} --input data/valid_images --out-dir pictures/{name}"
+        run(code, place, "inference_image.py", f"{places} {flags}")
+    run(code, place, "export.py", f"{model} --out-dir export --images data/valid_images")
     skipped = ("report.html", "run.json", "summary.html", ".lock", "cvat.zip")
     for path in sorted(filter(Path.is_file, place.rglob("*"))):
         if path.name not in skipped:

@@ -22,6 +22,7 @@ import train
 from common import cli
 
 BATCHES = 50  # steps an epoch
+TRAIN = "train.py --model tiny --head pyramid --weights none --imgsz 32 32 --batch 2 --device cpu"
 
 
 def main() -> int:
@@ -37,27 +38,27 @@ def main() -> int:
     def watched(*arguments) -> dict:
         figures = validate(*arguments)
         family = [process, *process.children(recursive=True)]
-        seen.append((sum(p.memory_full_info().uss for p in family) / 2**20,
-                     sum(p.num_fds() for p in family)))  # fmt: skip
+        memory, files = zip(*((p.memory_full_info().uss, p.num_fds()) for p in family), strict=True)
+        seen.append((sum(memory) / 2**20, sum(files)))
         return figures
 
     engine.validate = watched
     epochs, started = args.count // BATCHES, time.monotonic()
     with tempfile.TemporaryDirectory() as name:
         data = write_data(Path(name) / "data", train=2 * BATCHES, valid=4)
-        sys.argv = ["train.py", "--model", "tiny", "--head", "pyramid", "--weights", "none",
-                    "--imgsz", "32", "32", "--batch", "2", "--workers", str(args.workers),
-                    "--device", "cpu", "--epochs", str(epochs), "--data", str(data), "--out-dir",
-                    f"{name}/out"]  # fmt: skip
+        sys.argv = [*TRAIN.split(), "--workers", str(args.workers), "--epochs", str(epochs)]
+        sys.argv += ["--data", str(data), "--out-dir", f"{name}/out"]
         code = train.main()
     quarter = max(1, len(seen) // 4)
-    growth = max(m for m, _ in seen[-quarter:]) - max(m for m, _ in seen[quarter : 2 * quarter])
-    files = max(f for _, f in seen[-quarter:]) - max(f for _, f in seen[quarter : 2 * quarter])
-    print(f"{epochs * BATCHES} steps in {epochs} epochs, {args.workers} workers, "
-          f"{time.monotonic() - started:.0f} s: memory of all processes at most "
-          f"{max(m for m, _ in seen):.0f} MiB, {growth:+.0f} MiB from the second quarter to the "
-          f"last; open files {seen[0][1]} at first, {seen[-1][1]} at the end")  # fmt: skip
-    return int(code or growth > 20 or files > 0)
+    memory, files = zip(*seen, strict=True)
+    growth, more = (max(v[-quarter:]) - max(v[quarter : 2 * quarter]) for v in (memory, files))
+    print(
+        f"{epochs * BATCHES} steps in {epochs} epochs, {args.workers} workers, "
+        f"{time.monotonic() - started:.0f} s: memory of all processes at most "
+        f"{max(memory):.0f} MiB, {growth:+.0f} MiB from the second quarter to the last; "
+        f"open files {files[0]} at first, {files[-1]} at the end"
+    )
+    return int(code or growth > 20 or more > 0)
 
 
 if __name__ == "__main__":

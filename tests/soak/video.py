@@ -25,7 +25,7 @@ SIZE, RATE, SAMPLES = (360, 640), 25, 44100
 RUN = """
 import resource, sys
 import cv2, numpy as np, torch
-import cli, inference_video
+import inference_video
 from config import ClassTable
 
 class Quick:
@@ -78,8 +78,8 @@ def peak_mebibytes(folder: Path, minutes: int) -> float:
     """The most memory that the segmentation of a video of this length takes."""
     source = folder / f"{minutes}.mp4"
     write_long(source, minutes)
-    command = [sys.executable, "-c", RUN, "--model", "-", "--input", str(source), "--out-dir",
-               str(folder / "out"), "--smooth", "0.5"]  # fmt: skip
+    flags = ["--model", "-", "--input", source, "--out-dir", folder / "out", "--smooth", "0.5"]
+    command = [sys.executable, "-c", RUN, *flags]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(done.stderr[-2000:])
@@ -96,8 +96,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         for minutes in (1, args.count):
             peaks[minutes] = peak_mebibytes(Path(name), minutes)
-            print(f"{minutes} min: at most {peaks[minutes]:.0f} MiB, {minutes * 60 * RATE} frames "
-                  f"written, {time.monotonic() - started:.0f} s", flush=True)  # fmt: skip
+            frames, seconds = minutes * 60 * RATE, time.monotonic() - started
+            peak = f"{minutes} min: at most {peaks[minutes]:.0f} MiB"
+            print(f"{peak}, {frames} frames written, {seconds:.0f} s", flush=True)
     return int(peaks[args.count] > peaks[1] + 60)
 
 

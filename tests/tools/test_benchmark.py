@@ -3,6 +3,7 @@
 import copy
 import csv
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -19,10 +20,8 @@ def tiny_variant():
 
 
 def tiny_case(**changes) -> Case:
-    fields = {"run": "eager", "variant": "tiny", "head": "article", "num_classes": 2,
-              "size": (32, 32), "batch": 1, "mode": "inference", "device": "cpu",
-              "amp": "off"}  # fmt: skip
-    return Case(**(fields | changes))
+    usual = Case("eager", "tiny", "article", 2, (32, 32), 1, "inference", "cpu", "off")
+    return replace(usual, **changes)
 
 
 @pytest.mark.parametrize("size", [(32, 64), (97, 71)])
@@ -30,8 +29,8 @@ def test_the_literal_order_gives_the_same_logits(size):
     model = build_model("tiny", "article", 3).eval()
     images = torch.randn(1, 3, *size)
     with torch.inference_mode():
-        torch.testing.assert_close(LiteralArticle(model)(images), model(images), atol=1e-5,
-                                   rtol=1e-5)  # fmt: skip
+        literal, fast = LiteralArticle(model)(images), model(images)
+    torch.testing.assert_close(literal, fast, atol=1e-5, rtol=1e-5)
 
 
 def test_the_counted_operations_are_those_of_the_convolutions():
@@ -73,10 +72,9 @@ def test_peak_memory_is_that_of_a_fresh_process():
 def test_one_command_prints_the_table_and_writes_it(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(benchmark, "peak_memory", lambda case: 3 * 2**20)
     out = tmp_path / "new" / "table.csv"
-    monkeypatch.setattr(sys, "argv", [
-        "benchmark.py", "--model", "tiny", "--head", "article", "pyramid", "--compare", "--mode",
-        "inference", "--sizes", "32", "64", "--repeats", "1", "--device", "cpu", "--out", str(out),
-    ])  # fmt: skip
+    flags = "--model tiny --head article pyramid --compare --mode inference --sizes 32 64"
+    flags += f" --repeats 1 --device cpu --out {out}"
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", *flags.split()])
     benchmark.main()
     with open(out, newline="") as file:
         rows = list(csv.DictReader(file))

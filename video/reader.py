@@ -1,48 +1,31 @@
-"""Video in, video out: decode and encode with PyAV, frames at their times, sound beside them.
+"""Video in: frames at their exact times and sound beside them, decoded with PyAV.
 
 The picture stays in the camera's own YUV from file to file: it is converted to RGB once, for the
 model, and never back, so what the mask leaves alone is only re-encoded.
 """
 
 import math
-import os
-import re
-import sys
 from collections import deque
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
-from urllib.parse import urlsplit
 
 import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from common.errors import UserError
-from common.text import printable
-from video.tinting import Turn, colours_of
+from video.clock import Clock
+from video.sources import is_live, open_source, reason_of, shown_name
+from video.tinting import Turn
 
-# What each encoder calls its constant quality.
-QUALITY_OPTION = {
-    "libx264": "crf",
-    "libx265": "crf",
-    "libsvtav1": "crf",
-    "h264_nvenc": "cq",
-    "hevc_nvenc": "cq",
-}
 # Sound that plays wherever H.264 in mp4 does; its packets are copied, other sound becomes AAC.
 COPIED_SOUND = {"aac", "mp3"}
-AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
 # FFmpeg draws text files as videos; nobody means that.
 NOT_VIDEO = {"tty", "bin", "xbin", "idf", "adf"}
-# Formats that name other files to be played: a stranger's could name any.
-LISTS = {"concat", "hls", "dash", "imf"}
 # Containers whose header says how long the file is. For others FFmpeg guesses from the end.
 DECLARES_LENGTH = {"mov", "mp4", "matroska", "webm", "avi", "flv", "asf"}
 MAX_PIXELS = 1 << 27  # of a frame: 16K fits, a forged header does not
-MAX_TIME_BASE = 1_000_000  # ticks a second: mp4's 32-bit tables then hold pauses of an hour
-MAX_GAP = 3600  # seconds between two frames; a longer gap is a damaged time stamp
 
 
 @dataclass
@@ -97,7 +80,7 @@ class VideoReader:
         self.name = shown_name(source)
         self.live = is_live(source)
         self.damage: Damage | None = None
-        self._container = _open(source, self.name)
+        self._container = open_source(source, self.name)
         try:
             self.stream = self._pick_stream()
             self.sounds = [s for s in self._container.streams.audio if _audible(s)]
@@ -195,7 +178,7 @@ class VideoReader:
             except StopIteration:  # the demuxer has flushed the decoders with empty packets
                 break
             except (av.error.FFmpegError, ValueError) as error:
-                self.note(_reason(error))
+                self.note(reason_of(error))
                 yield from picture(None)
                 break
             if packet.stream.index == self.stream.index:  # an empty packet's own index is 0
@@ -213,7 +196,7 @@ class VideoReader:
         try:
             pictures = self.stream.decode(packet)
         except (av.error.FFmpegError, ValueError) as error:
-            self.note(_reason(error))
+            self.note(reason_of(error))
             if packet is not None and self._places:
                 self._places.pop()  # no frame will come for it
             return
@@ -263,7 +246,7 @@ class VideoReader:
         try:
             pieces = packet.decode()
         except (av.error.FFmpegError, ValueError) as error:
-            self.note(f"sound: {_reason(error)}")
+            self.note(f"sound: {reason_of(error)}")
             return
         for piece in pieces:
             if piece.pts is not None:
@@ -333,244 +316,6 @@ class VideoReader:
         return stream
 
 
-def is_copied(sound: av.AudioStream) -> bool:
-    """Whether a track is taken over as it is; the decoder's own name may differ ("mp3float")."""
-    return sound.codec_context.codec.canonical_name in COPIED_SOUND
-
-
-class Clock:
-    """Give each frame its exact time.
-
-    Some containers round time stamps (Matroska to milliseconds), some frames have none, damaged
-    ones run backwards. As long as the stamps are the frame rate's own, rounded, the exact times are
-    given; from the first that is not, the video is of variable rate and its stamps are kept.
-
-    Args:
-        tick: unit of the time stamps, seconds.
-        rate: frames a second.
-        start: where zero is, seconds.
-    """
-
-    def __init__(self, tick: Fraction, rate: Fraction, start: Fraction):
-        self.index = 0
-        self.start = start
-        self._tick = tick
-        self.period = 1 / rate
-        self.regular = tick * 10 <= self.period  # a coarser stamp is meant as it is
-        self._first = self._last = Fraction(0)
-
-    def time_of(self, pts: int | None) -> Fraction:
-        """Seconds of the next frame, whose stamp is `pts` ticks."""
-        following = self._last + self.period if self.index else Fraction(0)
-        time = following if pts is None else pts * self._tick - self.start
-        if self.index == 0:
-            if not 0 <= time <= MAX_GAP:
-                self.start, time = self.start + time, Fraction(0)
-            self._first = time
-        elif not 0 < time - self._last <= MAX_GAP:
-            time = following
-        if self.regular:
-            exact = self._first + self.index * self.period
-            self.regular = abs(time - exact) <= self._tick
-            time = exact if self.regular else time
-        self.index += 1
-        self._last = time
-        return time
-
-
-class VideoWriter:
-    """An mp4 that plays in a browser while it loads, with the time, turn and colours of its source.
-
-    H.264 with 4:2:0 colour has even sides only: an odd side is lengthened by one repeated line.
-
-    Args:
-        path: file to write, mp4.
-        reader: the source, whose size, rate, orientation, colours and sound are taken over.
-        codec: a key of QUALITY_OPTION.
-        quality: constant quality, lower is better.
-
-    Raises:
-        UserError: the codec is not available here.
-    """
-
-    def __init__(self, path: Path, reader: VideoReader, codec: str, quality: float):
-        options = {"movflags": "+faststart"}
-        self._container = av.open(f"file:{path}", "w", format="mp4", options=options)
-        try:
-            self._video = self._add_video(reader, codec, quality)
-            self._tracks = [self._add_sound(source) for source in reader.sounds]
-            self._video.codec_context.open(strict=False)
-        except (av.error.FFmpegError, ValueError) as error:
-            self._container.close()
-            raise UserError(
-                f"--codec {codec} cannot write {reader.name} here ({_reason(error)}); "
-                "try --codec libx264."
-            ) from error
-
-    def __enter__(self) -> "VideoWriter":
-        return self
-
-    def __exit__(self, kind, error, trace) -> None:
-        try:
-            if kind is None:
-                self._container.mux(self._video.encode())
-                for track in self._tracks:
-                    if track.encoded and track.started and not track.broken:
-                        self._container.mux(track.stream.encode())
-        finally:
-            self._container.close()
-
-    def write(self, frame: Frame) -> None:
-        """Encode a frame, `picture` in yuv420p with even sides, at its time."""
-        picture, tick = frame.picture, self._time_base
-        picture.time_base = tick
-        picture.pts = round(frame.time / tick)
-        picture.duration = max(1, round(frame.duration / tick))
-        self._container.mux(self._video.encode(picture))
-
-    def write_sound(self, sound: Sound) -> bool:
-        """Copy or encode a piece of sound; whether its track could be written.
-
-        A damaged track falls silent from there on, the video goes on.
-        """
-        track = self._tracks[sound.track]
-        if track.broken:
-            return False
-        try:
-            if track.encoded:
-                track.started = True
-                self._container.mux(track.stream.encode(sound.content))
-            else:
-                sound.content.stream = track.stream
-                self._container.mux(sound.content)
-        except (av.error.FFmpegError, ValueError) as error:
-            if isinstance(error, OSError):  # the disk, not the sound
-                raise
-            track.broken = True
-        return not track.broken
-
-    def _add_video(self, reader: VideoReader, codec: str, quality: float) -> av.VideoStream:
-        first = reader.first
-        stream = self._container.add_stream(codec, rate=reader.rate)
-        stream.width, stream.height = first.width + first.width % 2, first.height + first.height % 2
-        stream.pix_fmt = "yuv420p"
-        stream.options = {QUALITY_OPTION[codec]: f"{quality:g}"}
-        if codec.startswith("lib"):
-            # The model is what takes time; slower presets save a tenth of the bytes.
-            stream.options |= {"preset": "8" if codec == "libsvtav1" else "veryfast"}
-        context = stream.codec_context
-        if "265" in codec or "hevc" in codec:
-            context.codec_tag = "hvc1"  # the one name of HEVC that Apple plays
-        self._time_base = context.time_base = common_time_base(reader.rate, reader.stream.time_base)
-        context.color_range, context.colorspace = colours_of(first)
-        context.color_primaries, context.color_trc = first.color_primaries, first.color_trc
-        if reader.stream.sample_aspect_ratio:
-            context.sample_aspect_ratio = reader.stream.sample_aspect_ratio
-        if reader.matrix is not None:
-            stream.set_display_matrix([int(value) for value in reader.matrix])
-        return stream
-
-    def _add_sound(self, source: av.AudioStream) -> "Track":
-        if is_copied(source):
-            return Track(self._container.add_stream_from_template(source), encoded=False)
-        rate = min(AAC_RATES, key=lambda known: abs(known - source.codec_context.sample_rate))
-        stream = self._container.add_stream("aac", rate=rate)
-        channels = source.codec_context.layout.nb_channels
-        stream.layout = {1: "mono", 6: "5.1"}.get(channels, "stereo")
-        return Track(stream, encoded=True)
-
-
-@dataclass
-class Track:
-    """An audio track of the output."""
-
-    stream: av.AudioStream
-    encoded: bool
-    started: bool = False
-    broken: bool = False
-
-
-def common_time_base(rate: Fraction, tick: Fraction) -> Fraction:
-    """The coarsest tick that holds both exact frame times and the source's own time stamps."""
-    tick = Fraction(tick)
-    for ticks in (math.lcm(rate.numerator, tick.denominator), tick.denominator, rate.numerator):
-        if ticks <= MAX_TIME_BASE:
-            return Fraction(1, ticks)
-    return Fraction(1, 90_000)
-
-
-def is_live(source: str) -> bool:
-    """Whether `source` is a camera or an address rather than a file."""
-    return source.isdecimal() or source.startswith("video=") or "://" in source
-
-
-def shown_name(source: str) -> str:
-    """A source's name for people: an address without the password it may hold."""
-    if source.isdecimal():
-        return f"camera {source}"
-    return printable(re.sub(r"(?<=://)[^/@]*@", "", source))
-
-
-def output_stem(source: str) -> str:
-    """The name of a source's results: a file's stem, or what names a camera or an address."""
-    if not is_live(source):
-        # Room for the endings of the results in the 255 bytes of a name.
-        return os.fsencode(Path(source).stem)[:230].decode(errors="ignore")
-    if source.isdecimal():
-        return f"camera{source}"
-    parts = urlsplit(shown_name(source)) if "://" in source else None
-    text = f"{parts.hostname or ''}_{Path(parts.path).stem}" if parts else source[len("video=") :]
-    return re.sub(r"[^\w-]+", "_", text).strip("_")[:100] or "stream"
-
-
-def _open(source: str, name: str) -> av.container.InputContainer:
-    """Open for reading; local files may name no other files and no network.
-
-    Raises:
-        UserError: there is nothing there, or it is no video.
-    """
-    live = is_live(source)
-    if not live:
-        path = Path(source)
-        if path.is_dir():
-            raise UserError(f"{name} is a folder; give the videos in it by name.")
-        if not path.exists():
-            raise UserError(f"{name} does not exist; give the path of a video.")
-        source, kind, timeout = f"file:{path}", None, None
-        options = {"protocol_whitelist": "file"}
-    else:
-        (source, kind), timeout, options = _device(source), (20, 30), {}
-    try:
-        container = av.open(
-            source, format=kind, options=options, timeout=timeout, metadata_errors="replace"
-        )
-    except PermissionError as error:
-        raise UserError(f"{name} may not be read; change its permissions.") from error
-    except (av.error.FFmpegError, OSError, ValueError) as error:
-        check = "check that it is on" if timeout else "try whether a player can"
-        raise UserError(
-            f"{name} cannot be opened as a video ({_reason(error)}); {check}."
-        ) from error
-    if not live and LISTS & set(container.format.name.split(",")):
-        container.close()
-        raise UserError(f"{name} is a list of other files, not a video; give the videos.")
-    return container
-
-
-def _device(source: str) -> tuple[str, str | None]:
-    """What FFmpeg opens for a camera's number or name on this system, and by which of its ways."""
-    if source.isdecimal():
-        if sys.platform == "darwin":
-            return source, "avfoundation"
-        if sys.platform == "win32":
-            raise UserError(
-                f"--input {source}: Windows knows cameras by name; "
-                'give --input "video=NAME", the name as the Device Manager shows it.'
-            )
-        return f"/dev/video{source}", "v4l2"
-    return source, "dshow" if source.startswith("video=") else None
-
-
 def _decodable(stream) -> bool:
     return stream.codec_context is not None and stream.codec_context.name != "none"
 
@@ -580,5 +325,6 @@ def _audible(stream: av.AudioStream) -> bool:
     return _decodable(stream) and context.sample_rate > 0 and context.layout.nb_channels > 0
 
 
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+def is_copied(sound: av.AudioStream) -> bool:
+    """Whether a track is taken over as it is; the decoder's own name may differ ("mp3float")."""
+    return sound.codec_context.codec.canonical_name in COPIED_SOUND

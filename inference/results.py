@@ -1,0 +1,175 @@
+"""What is written of segmented pictures: files of each one, and what covers all of them."""
+
+import zipfile
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from common.errors import UserError
+from common.files import replacing, write_csv
+from common.text import printable
+from config import ClassTable
+from data.classes import format_class_table
+from data.images import encode_jpeg, shrink, write_image, write_mask
+from data.inputs import result_path
+from reporting.gallery import GalleryRow, write_gallery
+from utils import colour_mask, draw_legend, overlay
+
+MAX_JPEG_SIDE = 65_500  # pixels; the overlay of a longer picture is a smaller view of it
+ENDINGS = {
+    "overlay": "_overlay.jpg",
+    "mask": "_mask.png",
+    "colour": "_colour.png",
+    "prob": "_prob.npz",
+}
+KINDS = (*ENDINGS, "cvat")
+
+
+@dataclass
+class Result:
+    """One picture's numbers and its small view for the gallery."""
+
+    name: str
+    row: list
+    severity: float
+    shares: list[float]
+    thumbnail: bytes
+
+
+@dataclass(frozen=True)
+class ResultFolder:
+    """The folder that results of pictures go to.
+
+    Args:
+        kinds: of `KINDS`, what is written.
+        mm_per_pixel: scale of the photographs, adds areas in square millimetres; or None.
+    """
+
+    path: Path
+    kinds: Collection[str]
+    classes: ClassTable
+    mm_per_pixel: float | None = None
+
+    def file(self, name: str, kind: str) -> Path:
+        """Where a picture's result goes."""
+        return result_path(self.path, name, ENDINGS[kind])
+
+    def refuse_to_replace_neighbours(self, named: dict[str, Path]) -> None:
+        """A result must not take the place of the user's own mask beside a photograph.
+
+        Raises:
+            UserError: it would.
+        """
+        for name, path in named.items():
+            for kind in set(self.kinds) & set(ENDINGS):
+                target = self.file(name, kind)
+                if target.exists() and target.parent.resolve() == path.parent.resolve():
+                    raise UserError(
+                        f"{printable(target)} lies beside its photograph and may be your own; "
+                        "choose another --out-dir."
+                    )
+
+    def write(
+        self,
+        name: str,
+        path: Path,
+        image: np.ndarray,
+        mask: np.ndarray,
+        probabilities: np.ndarray | None,
+    ) -> Result:
+        """Write what is wanted of one picture, and count it.
+
+        Args:
+            image: HWC uint8 RGB.
+            mask: (H, W) uint8 class indices.
+            probabilities: (K, H, W) float16, where they are wanted.
+        """
+        tinted = overlay(image, mask, self.classes)
+        if "overlay" in self.kinds:
+            write_image(self.file(name, "overlay"), shrink(tinted, MAX_JPEG_SIDE))
+        if "mask" in self.kinds or "cvat" in self.kinds:
+            write_mask(self.file(name, "mask"), mask, self.classes.colors)
+        if "colour" in self.kinds:
+            write_image(self.file(name, "colour"), colour_mask(mask, self.classes.colors))
+        if probabilities is not None:
+            arrays = {"probabilities": probabilities, "classes": self.classes.names}
+            with replacing(self.file(name, "prob")) as temporary:
+                np.savez_compressed(temporary, **arrays)
+        severity, shares, figures = mask_statistics(mask, self.classes, self.mm_per_pixel)
+        row = [str(path), image.shape[1], image.shape[0], severity, *figures]
+        return Result(name, row, severity, shares, encode_jpeg(shrink(tinted, 320), quality=70))
+
+    def write_summary(self, results: list[Result]) -> None:
+        """Write what covers all pictures: results.csv, legend.png, cvat.zip, summary.html."""
+        head = ["file", "width", "height", "severity"]
+        head += statistic_names(self.classes, self.mm_per_pixel)
+        write_csv(self.path / "results.csv", head, (result.row for result in results))
+        canvas = np.full((40 + 36 * len(self.classes), 480, 3), 60, np.uint8)
+        write_image(self.path / "legend.png", draw_legend(canvas, self.classes))
+        if "cvat" in self.kinds:
+            self._write_cvat([result.name for result in results])
+        whole = "the foreground" if len(self.classes) > 2 else "the picture"
+        write_gallery(
+            self.path / "summary.html",
+            title="Segmented pictures",
+            classes=self.classes,
+            rows=map(self._gallery_row, results),
+            out_dir=self.path,
+            note=f"Severity is the share of {self.classes.names[-1]} in {whole}.",
+        )
+
+    def _gallery_row(self, result: Result) -> GalleryRow:
+        overlay_file = result_path(Path(), result.name, ENDINGS["overlay"])
+        return GalleryRow(
+            printable(result.name),
+            result.severity,
+            result.shares,
+            result.thumbnail,
+            str(overlay_file) if "overlay" in self.kinds else None,
+        )
+
+    def _write_cvat(self, names: list[str]) -> None:
+        """All masks in the layout of CVAT's "Segmentation mask 1.1"."""
+        path, shown = self.path / "cvat.zip", [printable(name) for name in names]
+        with replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+            archive.writestr("labelmap.txt", format_class_table(self.classes))
+            lines = "".join(f"{name}\n" for name in shown)
+            archive.writestr("ImageSets/Segmentation/default.txt", lines)
+            for name, printed in zip(names, shown, strict=True):
+                archive.write(self.file(name, "mask"), f"SegmentationClass/{printed}.png")
+
+
+def statistic_names(classes: ClassTable, mm_per_pixel: float | None) -> list[str]:
+    """What the figures of `mask_statistics` are called."""
+    figures = ["pixels", "share", "share_of_foreground", "regions", "largest_region"]
+    figures += ["mm2"] if mm_per_pixel else []
+    return [f"{figure}_{name}" for name in classes.names for figure in figures]
+
+
+def mask_statistics(
+    mask: np.ndarray, classes: ClassTable, mm_per_pixel: float | None
+) -> tuple[float, list[float], list[float]]:
+    """Count a mask (H, W).
+
+    Returns:
+        the severity: the last class's share of all but the first class (with three classes,
+        symptom over leaf and symptom), of the whole picture where there are but two classes;
+        each class's share of the picture; the figures, class after class.
+    """
+    pixels = np.bincount(mask.ravel(), minlength=len(classes))[: len(classes)]
+    foreground = int(pixels[1:].sum())
+    row: list = []
+    for index, count in enumerate(pixels.tolist()):
+        regions, largest = 0, 0
+        if count:
+            areas = cv2.connectedComponentsWithStats((mask == index).view(np.uint8))[2][1:, -1]
+            regions, largest = len(areas), int(areas.max())
+        of_foreground = count / foreground if index and foreground else 0.0
+        row += [count, round(count / mask.size, 6), round(of_foreground, 6), regions, largest]
+        row += [float(f"{count * mm_per_pixel**2:.6g}")] if mm_per_pixel else []
+    whole = foreground if len(classes) > 2 else mask.size
+    severity = round(int(pixels[-1]) / whole, 6) if whole else 0.0
+    return severity, (pixels / mask.size).tolist(), row
