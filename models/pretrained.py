@@ -166,8 +166,10 @@ def load_weights(model: nn.Module, variant: str, weights: str | None) -> Start:
     """
     if weights == "none":
         return Start("No weights loaded: training starts from random ones.")
-    if weights is not None and is_own_checkpoint(Path(weights)):
-        path, licence = Path(weights), licence_of(Path(weights))
+    own = weights is not None and not weights.endswith(".safetensors")
+    content = read_as_data(Path(weights)) if own else {}
+    if "model_config" in content:  # train.py wrote it, so it says itself what it is
+        path, licence = Path(weights), licence_of(content)
         line = load_backbone(model, path)
     elif is_timm(variant):
         path, line = load_timm_weights(model.backbone, variant, weights)
@@ -182,13 +184,8 @@ def load_weights(model: nn.Module, variant: str, weights: str | None) -> Start:
     return Start(f"{line}. {sentence(licence)}" if licence else line, licence)
 
 
-def is_own_checkpoint(path: Path) -> bool:
-    """Whether train.py wrote a file of weights: then it says itself what it is."""
-    return path.suffix != ".safetensors" and "model_config" in read_as_data(path)
-
-
-def licence_of(path: Path) -> str | None:
+def licence_of(content: dict) -> str | None:
     """The licence that a checkpoint of ours inherited from the weights it started from."""
-    config = read_as_data(path)["model_config"]
+    config = content.get("model_config")
     licence = config.get("weights_licence") if isinstance(config, dict) else None
     return licence if isinstance(licence, str) and printable(licence) == licence[:80] else None

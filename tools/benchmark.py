@@ -35,8 +35,9 @@ from common.files import write_csv
 from config import DEFAULT_OUT_DIR, ModelConfig, Size
 from inference import onnx_model
 from models.heads import HEADS, at_least_3x3, resize
-from models.variants import VARIANTS
+from models.timm_backbone import is_timm
 from segmentation_model import FasterViT, build_model, load_model
+from training.flags import add_backbone_flag
 from training.precision import Precision
 
 CASE_COLUMNS = ("variant", "head", "run", "size", "batch", "device", "precision", "mode")
@@ -82,20 +83,13 @@ class Case:
 def parse_args() -> argparse.Namespace:
     parser = cli.Parser(__doc__)
     cli.add_shared(parser, "--device")
-    parser.add_argument(
-        "--model",
-        choices=VARIANTS,
-        default="faster_vit_0",
-        metavar="VARIANT",
-        help="one of " + ", ".join(VARIANTS),
-    )
+    add_backbone_flag(parser)
     parser.add_argument(
         "--head",
         nargs="+",
         choices=HEADS,
-        default=["article"],
         metavar="HEAD",
-        help="decode heads: " + ", ".join(HEADS),
+        help=f"decode heads: {', '.join(HEADS)} (default: the backbone's own)",
     )
     cli.add_shared(parser, "--window")
     parser.add_argument(
@@ -395,7 +389,7 @@ def _pixels(size: str) -> int:
 def plan(args: argparse.Namespace, config: ModelConfig, device: torch.device) -> list[list[Case]]:
     """The cases, those together that are measured in turns."""
     onnx = args.checkpoint is not None and args.checkpoint.suffix == ".onnx"
-    heads = args.head if args.checkpoint is None else [config.head]
+    heads = args.head if args.head and args.checkpoint is None else [config.head]
     runs = ["eager"] + ["compiled"] * args.compile + ["onnxruntime"] * onnx
     ways = [(head, run) for head in heads for run in runs]
     ways += [("article", "literal")] * args.compare
@@ -418,7 +412,7 @@ def plan(args: argparse.Namespace, config: ModelConfig, device: torch.device) ->
 def config_of(args: argparse.Namespace) -> ModelConfig:
     """The model that the flags or the checkpoint name."""
     if args.checkpoint is None:
-        return ModelConfig(variant=args.model)
+        return ModelConfig(args.model, "pyramid" if is_timm(args.model) else "article")
     if args.checkpoint.suffix == ".onnx":
         return onnx_model.load(args.checkpoint, torch.device("cpu"))[1]
     return load_model(args.checkpoint).config
