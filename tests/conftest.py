@@ -23,6 +23,8 @@ settings.register_profile(
 )
 settings.load_profile("repeatable")
 
+BROWSERS = map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))
+BROWSER = next(filter(None, BROWSERS), None)
 CHROMIUM = """--headless --no-sandbox --disable-gpu --disable-dev-shm-usage --disable-quic
     --disable-background-networking --disable-component-update --disable-extensions --disable-sync
     --no-first-run --no-proxy-server --no-zygote --hide-scrollbars
@@ -59,11 +61,15 @@ def seed():
 @pytest.fixture
 def chromium(tmp_path):
     """The command of a browser with a profile of its own; the page comes last."""
-    found = map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))
-    program = next(filter(None, found), None)
-    if program is None:
-        pytest.skip("no Chromium here, so nothing is opened in a browser")
-    return [program, *CHROMIUM.split(), f"--user-data-dir={tmp_path / 'profile'}"]
+    return [BROWSER, *CHROMIUM.split(), f"--user-data-dir={tmp_path / 'profile'}"]
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave out what needs a browser where there is none; the summary says so in one line."""
+    if BROWSER is None:
+        out = [item for item in items if "chromium" in item.fixturenames]
+        items[:] = [item for item in items if item not in out]
+        config.hook.pytest_deselected(items=out)
 
 
 def pytest_collection_finish():
@@ -73,7 +79,9 @@ def pytest_collection_finish():
 
 
 def pytest_terminal_summary(terminalreporter):
-    """Print what tests counted, from the workers of `pytest -n` too."""
+    """Print what tests counted, from the workers of `pytest -n` too, and what was left out."""
+    if BROWSER is None:
+        terminalreporter.write_line("No Chromium here: no page and no video is opened in a browser")
     for report in terminalreporter.getreports("passed"):
         for name, value in report.user_properties:
             if name == "counted":
