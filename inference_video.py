@@ -82,8 +82,14 @@ def segment_video(
             raise KeyboardInterrupt  # nothing to keep
     if plot:
         plot_shares(table, target.with_name(f"{target.stem}_per_frame.png"), predictor.classes)
-    name = printable(target)
-    print(f"{name}: {frames} frames, {seconds:.2f} s; shares in {printable(table.name)}")
+    print(
+        f"{printable(target)}: {frames} frames, {seconds:.2f} s; shares in {printable(table.name)}"
+    )
+    return explain_end(reader, printable(target), frames, seconds, stopped)
+
+
+def explain_end(reader: VideoReader, name: str, frames: int, seconds: float, stopped: bool) -> int:
+    """Say so where a result is not all of its source; returns the exit code."""
     if stopped:
         print(f"stopped after {seconds:.2f} s; {name} holds what was done and plays.")
         return 0 if reader.live else INTERRUPTED

@@ -13,14 +13,20 @@ NO_CARRIERS = {"hat": (False,) * 4}
 EVERYTHING = {"layer_scale": 1e-5, "layer_scale_conv": 1e-5, "do_propagation": True}
 
 
-def narrow_model(**changes) -> FasterViT:
-    """A small model with random weights and a narrow head of the article's structure, 3 classes."""
+def narrowed(model: nn.Module, num_classes: int = 3) -> nn.Module:
+    """Give a model of the sizes `SMALL` a narrow head of the article's structure."""
+    model.conv2d_block1 = nn.Conv2d(32, 24, kernel_size=3)
+    model.conv2d_block2 = nn.Conv2d(64, 24, kernel_size=3)
+    model.upsample_and_classify = make_head(24 + 24 + 128 + 128, num_classes, (24, 32, 24, 16))
+    return model
+
+
+def narrow_model(num_classes: int = 3, seed: int = 0, **changes) -> FasterViT:
+    """A small model with random weights and a narrow head."""
+    settings = SMALL | {"drop_path_rate": 0.0, "num_classes": num_classes} | changes
     with torch.device("meta"):
-        model = FasterViT(**(SMALL | {"drop_path_rate": 0.0, "num_classes": 3} | changes))
-        model.conv2d_block1 = nn.Conv2d(32, 24, kernel_size=3)
-        model.conv2d_block2 = nn.Conv2d(64, 24, kernel_size=3)
-        model.upsample_and_classify = make_head(24 + 24 + 128 + 128, 3, (24, 32, 24, 16))
-    return randomise(model.to_empty(device="cpu")).eval()
+        model = narrowed(FasterViT(**settings), num_classes)
+    return randomise(model.to_empty(device="cpu"), seed).eval()
 
 
 def narrow_head() -> nn.Sequential:

@@ -20,7 +20,7 @@ from literal import (
     relative_error,
     training_step,
 )
-from narrow import NO_CARRIERS, narrow_model, same_weights, shallow_model
+from narrow import NO_CARRIERS, narrow_model, narrowed, same_weights, shallow_model
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -112,14 +112,14 @@ def test_the_script_prints_parameters_and_shape(tmp_path, monkeypatch, capsys):
 )
 def test_a_training_step_is_the_articles(size, batch, changes):
     settings = SMALL | {"drop_path_rate": 0.0} | changes
-    reference = randomise(literal.ArticleModel(size, **settings))
+    # In 64 bits: in 32, rounding decides which gates of ReLU let a gradient through.
+    reference = randomise(narrowed(literal.ArticleModel(size, **settings), 2)).double()
     # Random layer by layer is right for the backbone, but would saturate the loss.
     with torch.no_grad():
         reference.upsample_and_classify[13].weight *= 0.3
-    with torch.device("meta"):
-        model = FasterViT(**settings, num_classes=2)
-    model = same_weights(randomise(model.to_empty(device="cpu")), reference)
-    images, targets = torch.randn(batch, 3, *size), torch.randint(0, 2, (batch, *size))
+    model = same_weights(narrow_model(2, **changes).double(), reference)
+    images = torch.randn(batch, 3, *size, dtype=torch.float64)
+    targets = torch.randint(0, 2, (batch, *size))
 
     expected_loss, expected = training_step(reference, images, targets)
     actual = {}
@@ -226,7 +226,7 @@ def fresh_compiler():
 @pytest.mark.usefixtures("fresh_compiler")
 def test_evaluation_compiles_as_one_graph_that_follows_the_weights():
     model, images = shallow_model(), torch.randn(1, 3, 128, 160)
-    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
     with torch.no_grad():
         before = compiled(images)
         assert relative_error(before, model(images)) < 1e-4

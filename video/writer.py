@@ -12,13 +12,8 @@ from video.sources import reason_of
 from video.tinting import colours_of
 
 # What each encoder calls its constant quality.
-QUALITY_OPTION = {
-    "libx264": "crf",
-    "libx265": "crf",
-    "libsvtav1": "crf",
-    "h264_nvenc": "cq",
-    "hevc_nvenc": "cq",
-}
+QUALITY_OPTION = dict.fromkeys(("libx264", "libx265", "libsvtav1"), "crf")
+QUALITY_OPTION |= dict.fromkeys(("h264_nvenc", "hevc_nvenc"), "cq")
 AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
 
 
