@@ -3,8 +3,8 @@
 The article's run, on its own data:
     python train.py --imgsz 512 512 --epochs 50 --lr 0.0001 --batch 2 --scheduler
 
-Your own photographs and masks, without ImageNet weights, on a laptop:
-    python train.py --data input/my_leaves --recipe scratch
+Your own photographs and masks, on a laptop, from ImageNet weights that came with pip:
+    python train.py --data input/my_leaves --recipe light
 
 Go on where a run was stopped, with all its flags:
     python train.py --out-dir outputs --resume

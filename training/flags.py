@@ -25,9 +25,16 @@ from training.optimisation import OPTIMIZERS, SCHEDULERS
 
 # Flags that were found together, by measurement (docs/results.md); each can be given anew.
 RECIPES = {
+    "light": {"model": "timm/tf_efficientnet_lite0", "imgsz": None, "epochs": 30, "batch": 4}
+    | {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.01, "scheduler": "cosine", "warmup": 1.0}
+    | {"loss": "ce+dice", "clip_grad": 1.0, "cache": "ram"},
+    # Of the literature (ConvNeXt, BEiT and ViTDet fine-tune alike); not measured on a GPU here.
+    "finetune": {"head": "pyramid", "epochs": 100, "batch": 8, "augment": "strong", "ema": 0.999}
+    | {"optimizer": "adamw", "lr": 2e-4, "weight_decay": 0.05, "scheduler": "cosine", "warmup": 3.0}
+    | {"head_lr_mult": 5.0, "loss": "ce+dice", "clip_grad": 1.0},
     "scratch": {"head": "pyramid", "weights": "none", "imgsz": None, "epochs": 10, "batch": 4}
     | {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.01, "scheduler": "cosine", "warmup": 1.0}
-    | {"drop_path": 0.0, "loss": "ce+dice", "clip_grad": 1.0, "cache": "ram"}
+    | {"drop_path": 0.0, "loss": "ce+dice", "clip_grad": 1.0, "cache": "ram"},
 }
 # Pixels of the network's input where the recipe leaves its size to the photographs' proportions.
 RECIPE_PIXELS = 320 * 160
@@ -46,8 +53,8 @@ def make_parser(doc: str = "") -> cli.Parser:
     parser.add_argument(
         "--recipe",
         choices=RECIPES,
-        help="scratch: without ImageNet weights, few pictures, a small machine; sets "
-        "the defaults of the flags below",
+        help="light: few photographs, a laptop, weights that came with pip; finetune: a GPU, the "
+        "published weights of --model; scratch: no weights; each sets defaults of the flags below",
     )
     add_data_flags(parser.add_argument_group("data"))
     add_model_flags(parser.add_argument_group("model"))
