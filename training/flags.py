@@ -97,7 +97,7 @@ def add_model_flags(group) -> None:
     )
     what = "stochastic depth of the last block; the variant's if not given"
     group.add_argument("--drop-path", type=cli.fraction, metavar="P", help=what)
-    what = "let only the head learn: a third of the time, for very few pictures"
+    what = "let only the head learn: faster, for very few pictures"
     group.add_argument("--freeze", choices=("backbone",), help=what)
 
 
