@@ -63,13 +63,9 @@ def parse_args() -> argparse.Namespace:
     what = "weights and activations in 8 bits: smaller and faster, with --images to calibrate on"
     kinds.add_argument("--int8", action="store_true", help=what)
     parser.add_argument("--dynamic-batch", action="store_true", help="any number of pictures")
-    parser.add_argument(
-        "--images",
-        type=Path,
-        metavar="FOLDER",
-        help=f"photographs to compare and calibrate on (the first {MAX_IMAGES}); if not given, "
-        "those that the model was validated on, or drawn textures where these are gone",
-    )
+    what = f"photographs to compare and calibrate on (the first {MAX_IMAGES}); if not given, those "
+    what += "that the model was validated on, or drawn textures where these are gone"
+    parser.add_argument("--images", type=Path, metavar="FOLDER", help=what)
     return parser.parse_args()
 
 

@@ -38,12 +38,12 @@ def steps_of(variant: str, size: tuple[int, int]) -> dict[str, Callable[[], obje
     """What is timed, by its column."""
     steps = {}
     for name, order in ORDERS.items():
-        model = build_model(variant, "pyramid", 2)
+        model = build_model(variant, "pyramid", 2).train()
         merged = fold_batchnorm(model).to(memory_format=order)
         image = torch.randn(1, 3, *size).to(memory_format=order)
         pair = torch.randn(2, 3, *size).to(memory_format=order)
         steps[f"picture {name}"] = torch.inference_mode()(lambda m=merged, x=image: m(x))
-        steps[f"step {name}"] = lambda m=model.train(), x=pair: m(x).mean().backward()
+        steps[f"step {name}"] = lambda m=model, x=pair: m(x).mean().backward()
     frozen = build_model(variant, "pyramid", 2).train()
     freeze_backbone(frozen)
     for module in frozen_modules(frozen):

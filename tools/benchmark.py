@@ -84,53 +84,26 @@ def parse_args() -> argparse.Namespace:
     parser = cli.Parser(__doc__)
     cli.add_shared(parser, "--device")
     add_backbone_flag(parser)
-    parser.add_argument(
-        "--head",
-        nargs="+",
-        choices=HEADS,
-        metavar="HEAD",
-        help=f"decode heads: {', '.join(HEADS)} (default: the backbone's own)",
-    )
+    what = f"decode heads: {', '.join(HEADS)} (default: the backbone's own)"
+    parser.add_argument("--head", nargs="+", choices=HEADS, metavar="HEAD", help=what)
     cli.add_shared(parser, "--window")
-    parser.add_argument(
-        "--checkpoint",
-        type=Path,
-        metavar="FILE",
-        help="a trained model, or an .onnx file to compare with PyTorch",
-    )
-    parser.add_argument(
-        "--sizes",
-        type=cli.number(int, 32, 65536),
-        nargs="+",
-        metavar="N",
-        help="sides of square pictures (default: 512, or the checkpoint's size)",
-    )
-    pictures = "pictures at once (default: 1 for inference, 2 for training)"
-    cli.add_shared(parser, "--batch", default=None, metavar="B", help=pictures)
-    parser.add_argument(
-        "--mode", choices=("inference", "train", "both"), default="both", help="what is measured"
-    )
+    what = "a trained model, or an .onnx file to compare with PyTorch"
+    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help=what)
+    sides = {"type": cli.number(int, 32, 65536), "nargs": "+", "metavar": "N"}
+    what = "sides of square pictures (default: 512, or the checkpoint's size)"
+    parser.add_argument("--sizes", **sides, help=what)
+    what = "pictures at once (default: 1 for inference, 2 for training)"
+    cli.add_shared(parser, "--batch", default=None, metavar="B", help=what)
+    modes = ("inference", "train", "both")
+    parser.add_argument("--mode", choices=modes, default="both", help="what is measured")
     cli.add_shared(parser, "--amp", default="off", help="precision of the matrix products")
     parser.add_argument("--compile", action="store_true", help="measure torch.compile beside it")
-    parser.add_argument(
-        "--compare",
-        action="store_true",
-        help="measure the article's literal order of the same weights beside it",
-    )
-    parser.add_argument(
-        "--repeats",
-        type=cli.positive_int,
-        default=5,
-        metavar="N",
-        help="measurements, whose median counts",
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=DEFAULT_OUT_DIR / "benchmark.csv",
-        metavar="FILE",
-        help="the table as CSV",
-    )
+    what = "measure the article's literal order of the same weights beside it"
+    parser.add_argument("--compare", action="store_true", help=what)
+    counts = {"type": cli.positive_int, "default": 5, "metavar": "N"}
+    parser.add_argument("--repeats", **counts, help="measurements, whose median counts")
+    table = {"type": Path, "default": DEFAULT_OUT_DIR / "benchmark.csv", "metavar": "FILE"}
+    parser.add_argument("--out", **table, help="the table as CSV")
     return parser.parse_args()
 
 
