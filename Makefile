@@ -5,7 +5,7 @@ DEMO := outputs/demo
 
 .PHONY: demo test lint soak results clean help
 help:
-	@echo "make demo   set up, draw sample leaves, train, evaluate, segment pictures and a video"
+	@echo "make demo   set up, draw sample leaves, train, segment pictures and a video"
 	@echo "make test   set up, lint, run all tests"
 	@echo "make soak   the long tests, by hand"
 	@echo "make results DATA=ROOT   train the scratch recipe with three seeds and measure it;"
@@ -23,11 +23,8 @@ help:
 
 demo: .venv/.installed
 	$(VENV)/python tools/sample_data.py --out-dir input/demo --overwrite
-	$(VENV)/python train.py --data input/demo --weights none --out-dir $(DEMO) --overwrite \
-	  --head pyramid --imgsz 160 160 --epochs 20 --batch 4 --optimizer adamw --lr 0.001 \
-	  --weight-decay 0.02 --scheduler cosine --warmup 1 --drop-path 0 --loss ce+dice \
-	  --cache ram --workers 1
-	$(VENV)/python evaluate.py --model $(DEMO)/best_model_iou.pth --data input/demo --out-dir $(DEMO)/evaluation
+	$(VENV)/python train.py --recipe light --data input/demo --imgsz 160 160 --epochs 10 --workers 1 \
+	  --out-dir $(DEMO) --overwrite
 	$(VENV)/python inference_image.py --input input/demo/valid_images --model $(DEMO)/best_model_iou.pth \
 	  --out-dir $(DEMO)/inference_results_image
 	$(VENV)/python inference_video.py --input input/demo/sample_video.mp4 --model $(DEMO)/best_model_iou.pth \

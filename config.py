@@ -88,12 +88,13 @@ class ModelConfig:
     """All that rebuilds a model and feeds it as it was trained.
 
     Args:
-        variant: a name of `segmentation_model.VARIANTS`.
+        variant: a name of `models.variants.VARIANTS`, or `timm/NAME[.TAG]`.
         head: "article" or "pyramid".
         num_classes: K, scores per pixel.
         input_size: (height, width) of the network's input in training, the default elsewhere.
         mean, std: normalisation of RGB pixels scaled to [0, 1].
         window: side of the attention windows, None for the variant's own.
+        weights_licence: of the weights that the training started from, None for random ones.
     """
 
     variant: str = "faster_vit_0"
@@ -103,6 +104,7 @@ class ModelConfig:
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     window: int | None = None
+    weights_licence: str | None = None
 
     def to_plain(self) -> dict:
         """Lists, strings and numbers only, so that a checkpoint stays data."""

@@ -83,6 +83,8 @@ def train(
         UserError: the loss stays not finite, or the GPU's memory is too small.
     """
     model.train()
+    for module in frozen_modules(model):
+        module.eval()
     matrix = ConfusionMatrix(num_classes, precision.device)
     watch = watch or NonFiniteWatch()
     loss_sum, pictures, batches = 0.0, 0, len(loader)
@@ -232,6 +234,14 @@ def _figures(loss_sum: float, pictures: int, matrix: ConfusionMatrix, precision:
         "miou": matrix.miou(),
         "iou": matrix.iou(),
     }
+
+
+def frozen_modules(model: nn.Module) -> Iterator[nn.Module]:
+    """Modules that hold weights none of which learns: they behave as in evaluation."""
+    for module in model.modules():
+        weights = list(module.parameters())
+        if weights and not any(weight.requires_grad for weight in weights):
+            yield module
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

@@ -95,6 +95,7 @@ def main() -> int:
                 "device": str(predictor.device),
                 "processes": distributed.world_size(),
                 "machine": platform.machine(),
+                "weights_licence": predictor.config.weights_licence,
                 "seconds": round(time.time() - started, 2),
                 **versions(),
             }

@@ -40,38 +40,20 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--input", nargs="+", required=True, metavar="INPUT", help=what)
     parser.add_argument("--recursive", action="store_true", help="look into folders of folders")
     cli.add_shared(parser, "--out-dir", default=Path("outputs/inference_results_image"))
-    parser.add_argument(
-        "--save",
-        nargs="+",
-        choices=KINDS,
-        default=["overlay", "mask"],
-        metavar="KIND",
-        help=f"what to write: {', '.join(KINDS)}",
-    )
-    parser.add_argument(
-        "--mm-per-pixel",
-        type=cli.number(float, 0, 1e6, open_low=True),
-        metavar="MM",
-        help="scale of the photographs, adds areas in square millimetres",
-    )
+    kinds = {"nargs": "+", "choices": KINDS, "default": ["overlay", "mask"], "metavar": "KIND"}
+    parser.add_argument("--save", **kinds, help=f"what to write: {', '.join(KINDS)}")
+    scale = {"type": cli.number(float, 0, 1e6, open_low=True), "metavar": "MM"}
+    what = "scale of the photographs, adds areas in square millimetres"
+    parser.add_argument("--mm-per-pixel", **scale, help=what)
     network = parser.add_argument_group("network")
     cli.add_shared(network, "--imgsz", "--batch")
     network.add_argument("--keep-aspect", action="store_true", help="pad rather than stretch")
-    network.add_argument(
-        "--tile",
-        type=cli.number(int, 32, 8192),
-        metavar="SIZE",
-        help="cut larger pictures into tiles of SIZE pixels, at full resolution",
-    )
-    network.add_argument(
-        "--overlap",
-        type=cli.number(float, 0, 0.9),
-        default=0.5,
-        help="share of a tile that it shares with the next",
-    )
-    network.add_argument(
-        "--tta", action="store_true", help="average over mirror images: slower, a little better"
-    )
+    what = "cut larger pictures into tiles of SIZE pixels, at full resolution"
+    network.add_argument("--tile", type=cli.number(int, 32, 8192), metavar="SIZE", help=what)
+    shared = {"type": cli.number(float, 0, 0.9), "default": 0.5}
+    network.add_argument("--overlap", **shared, help="share of a tile that it shares with the next")
+    what = "average over mirror images: slower, a little better"
+    network.add_argument("--tta", action="store_true", help=what)
     cli.add_shared(network, "--workers", help="threads that read and write pictures")
     return parser.parse_args()
 

@@ -165,18 +165,15 @@ def check_outputs(inputs: list[str], out_dir: Path) -> None:
 def parse_args() -> argparse.Namespace:
     parser = cli.Parser(__doc__)
     cli.add_shared(parser, "--model", "--device", "--imgsz")
-    parser.add_argument(
-        "--input", nargs="+", required=True, metavar="VIDEO", help="files, camera number, address"
-    )
+    what = "files, camera number, address"
+    parser.add_argument("--input", nargs="+", required=True, metavar="VIDEO", help=what)
     cli.add_shared(parser, "--out-dir", default=Path("outputs/inference_results_video"))
     cli.add_shared(parser, "--batch", help="frames at a time")
     parser.add_argument("--codec", choices=QUALITY_OPTION, default="libx264", help="encoder")
-    parser.add_argument(
-        "--crf", type=cli.number(float, 0, 51), default=20, help="quality, lower is better"
-    )
-    parser.add_argument(
-        "--smooth", type=cli.number(float, 0, 0.99), default=0.0, help="weight of the past in masks"
-    )
+    quality = {"type": cli.number(float, 0, 51), "default": 20}
+    parser.add_argument("--crf", **quality, help="quality, lower is better")
+    past = {"type": cli.number(float, 0, 0.99), "default": 0.0}
+    parser.add_argument("--smooth", **past, help="weight of the past in masks")
     parser.add_argument("--plot", action="store_true", help="draw the shares over time, too")
     parser.add_argument("--show", action="store_true", help="show the frames in a window")
     return parser.parse_args()
@@ -188,17 +185,10 @@ def main() -> int:
     check_outputs(args.input, args.out_dir)
     if args.show:
         check_window()
-    segment = partial(
-        segment_video,
-        out_dir=args.out_dir,
-        predictor=Predictor.load(args.model, args.imgsz, args.device),
-        batch=args.batch,
-        smooth=args.smooth,
-        codec=args.codec,
-        crf=args.crf,
-        plot=args.plot,
-        show=args.show,
-    )
+    predictor = Predictor.load(args.model, args.imgsz, args.device)
+    names = ("out_dir", "batch", "smooth", "codec", "crf", "plot", "show")
+    options = {name: getattr(args, name) for name in names}
+    segment = partial(segment_video, predictor=predictor, **options)
     with lock_folder(args.out_dir):
         return segment_all(args.input, segment)
 

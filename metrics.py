@@ -78,6 +78,24 @@ def mean(values: list[float]) -> float:
     return sum(present) / len(present) if present else float("nan")
 
 
+def severities(counts: np.ndarray) -> tuple[float, float]:
+    """True and predicted severity of one picture: how much of the plant its last class covers.
+
+    With three classes and more it is the last class's share of all but the first (symptom over leaf
+    and symptom), with two its share of the picture; 0 where there is no plant.
+
+    Args:
+        counts: (K, K), rows the truth, columns the prediction.
+
+    Returns:
+        both in [0, 1].
+    """
+    start = 1 if len(counts) > 2 else 0
+    pixels = np.stack([counts.sum(1), counts.sum(0)])  # of the truth, of the prediction: (2, K)
+    true, predicted = pixels[:, -1] / np.maximum(pixels[:, start:].sum(1), 1)
+    return float(true), float(predicted)
+
+
 def article_batch_miou(counts: Tensor) -> float:
     """The article's figure for one batch: an absent class counts as an IoU of 0."""
     counts = counts.double()

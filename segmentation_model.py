@@ -22,6 +22,7 @@ from models.backbone import AttentionLevel, BlockSettings, ConvLevel, PatchEmbed
 from models.checkpoint import infer_description, parse_description, read_checkpoint, state_dict_of
 from models.heads import HEADS, PyramidHead, article_head, at_least_3x3, resize, run_article_head
 from models.pretrained import fetch, load_backbone, load_exactly
+from models.timm_backbone import PREFIX, SimplePyramid, TimmBackbone
 from models.variants import VARIANTS, weights_path, weights_url
 
 
@@ -149,30 +150,69 @@ def _init_weights(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
+class BackboneWithPyramid(nn.Module):
+    """Any of timm's backbones under the pyramid head; takes any height and width.
+
+    Args:
+        variant: `timm/NAME[.TAG]`.
+        num_classes: K, scores per pixel.
+        drop_path_rate: stochastic depth of the last block, None for the backbone's own.
+
+    Shape:
+        images: (B, 3, H, W), normalised RGB.
+        returns: (B, K, H, W) raw logits.
+    """
+
+    window = None  # of attention; only FasterViT's can be chosen
+
+    def __init__(self, variant: str, num_classes: int, drop_path_rate: float | None = None):
+        super().__init__()
+        self.backbone = TimmBackbone(variant, drop_path_rate)
+        maps = self.backbone
+        if self.backbone.plain:
+            self.simple_pyramid = SimplePyramid(maps.channels[0], maps.strides[0])
+            maps = self.simple_pyramid
+        self.pyramid_head = PyramidHead(maps.channels, num_classes, strides=maps.strides)
+
+    def forward(self, x: Tensor) -> Tensor:
+        H, W = x.shape[-2:]
+        maps = self.backbone(x)
+        if self.backbone.plain:
+            maps = self.simple_pyramid(maps[-1])
+        # Resized to what the backbone saw, its padding included, and cut: the grids then agree.
+        return resize(self.pyramid_head(maps), self.backbone.padded((H, W)))[..., :H, :W]
+
+
 def build_model(
     variant: str = "faster_vit_0",
     head: str = "article",
     num_classes: int = 2,
     window: int | None = None,
     **changes,
-) -> FasterViT:
-    """Build a variant with random weights.
+) -> nn.Module:
+    """Build a model with random weights.
 
     Args:
-        variant: a name of `VARIANTS`.
-        head: a name of `HEADS`.
+        variant: a name of `VARIANTS`, or `timm/NAME[.TAG]` for one of timm's backbones.
+        head: a name of `HEADS`; timm's backbones have the pyramid's.
         num_classes: K, scores per pixel.
         window: side of the attention windows of both attention levels, None for the variant's.
             Weights mean what they meant with the windows that they were trained with.
-        changes: keywords of `FasterViT` that differ from the variant's.
+        changes: keywords of `FasterViT` that differ from the variant's; of them timm's backbones
+            know `drop_path_rate`.
 
     Raises:
         UserError: no such variant or head.
     """
-    if variant not in VARIANTS:
-        raise UserError(f"There is no model {variant!r}; choose one of {', '.join(VARIANTS)}.")
     if head not in HEADS:
         raise UserError(f"There is no head {head!r}; choose one of {', '.join(HEADS)}.")
+    if variant.startswith(PREFIX):
+        if head != "pyramid" or window is not None:
+            raise UserError(f"{variant} takes --head pyramid and no --window; leave them out.")
+        return BackboneWithPyramid(variant, num_classes, changes.get("drop_path_rate"))
+    if variant not in VARIANTS:
+        known = ", ".join(VARIANTS)
+        raise UserError(f"There is no model {variant!r}; choose timm/NAME or one of {known}.")
     settings = asdict(VARIANTS[variant])
     del settings["file"]
     settings |= {"num_classes": num_classes, "segmentation_head": head, "window": window} | changes
@@ -182,11 +222,25 @@ def build_model(
     return model
 
 
+def build_empty(config: ModelConfig) -> nn.Module:
+    """The model of a configuration, whose weights are to be filled and therefore not drawn.
+
+    Raises:
+        UserError: as `build_model`.
+    """
+    description = config.variant, config.head, config.num_classes, config.window
+    with torch.device("meta"):
+        model = build_model(*description)
+    if dict(model.named_buffers()).keys() - model.state_dict().keys():
+        return build_model(*description)  # some of its tables are computed when it is built
+    return model.to_empty(device="cpu")
+
+
 @dataclass
 class Loaded:
     """A model that a checkpoint rebuilt, in evaluation mode, and what travelled with it."""
 
-    model: FasterViT
+    model: nn.Module
     config: ModelConfig
     classes: ClassTable
     content: dict
@@ -204,10 +258,7 @@ def load_model(path: Path) -> Loaded:
         config, classes = parse_description(content, path)
     else:
         config, classes = infer_description(state, path)
-    # Weights come from the file: to draw random ones first would only cost time.
-    with torch.device("meta"):
-        model = build_model(config.variant, config.head, config.num_classes, config.window)
-    model = model.to_empty(device="cpu")
+    model = build_empty(config)
     load_exactly(model, state, path)
     return Loaded(model.eval(), config, classes, content)
 

@@ -3,8 +3,8 @@
 The article's run, on its own data:
     python train.py --imgsz 512 512 --epochs 50 --lr 0.0001 --batch 2 --scheduler
 
-Your own photographs and masks, without ImageNet weights, on a laptop:
-    python train.py --data input/my_leaves --recipe scratch
+Your own photographs and masks, on a laptop, from ImageNet weights that came with pip:
+    python train.py --data input/my_leaves --recipe light
 
 Go on where a run was stopped, with all its flags:
     python train.py --out-dir outputs --resume
@@ -14,6 +14,7 @@ Several GPUs of one machine:
 """
 
 import argparse
+import dataclasses
 import sys
 import time
 from dataclasses import dataclass
@@ -42,12 +43,13 @@ from inference.evaluation import (
 )
 from inference.predictor import Predictor
 from models.checkpoint import save_checkpoint, versions
-from models.pretrained import load_weights
+from models.pretrained import Start, licence_of, load_weights
+from models.variants import normalisation
 from reporting.report import write_report
 from segmentation_model import build_model
 from training.flags import class_weights, parse_args, plain_args, resumed_checkpoint, settle_recipe
 from training.losses import Loss, make_criterion
-from training.optimisation import lr_factor, make_optimizer
+from training.optimisation import freeze_backbone, lr_factor, make_optimizer
 from training.precision import Precision
 from training.run_folder import RunFolder
 from training.state import TrainingState, best_epoch, check_same_run
@@ -136,7 +138,8 @@ def prepare_data(args: argparse.Namespace) -> Data:
     settle_recipe(args, pairs["train"])
     say(f"{len(pairs['train'])} training and {len(pairs['valid'])} validation pairs in {args.data}")
     size = args.imgsz
-    config = ModelConfig(args.model, args.head, len(reader.classes), size, window=args.window)
+    shape = (args.model, args.head, len(reader.classes), size)
+    config = ModelConfig(*shape, *normalisation(args.model), window=args.window)
     look = (reader, size, config.mean, config.std)
     options = {"seed": args.seed, "cache": args.cache}
     train_set = SegmentationDataset(pairs["train"], *look, augment=args.augment, **options)
@@ -163,23 +166,26 @@ def prepare_state(
     """Build the model with what moves its weights, as at a run's start or where it stopped."""
     config = data.config
     if saved is not None:
-        flags = {"optimizer": args.optimizer, "weights": args.weights}
+        flags = {name: getattr(args, name) for name in ("optimizer", "weights", "freeze")}
         check_same_run(saved, config, data.classes, flags, data.fingerprint)
     changes = {} if args.drop_path is None else {"drop_path_rate": args.drop_path}
     shape = (args.model, args.head, len(data.classes), args.window)
     model = build_model(*shape, resolution=config.input_size, **changes)
-    started_from = ""
+    start = Start("") if saved is None else Start("", licence_of(saved))
     for turn in (0, 1):  # the main process first: it may have to download them
         if saved is None and distributed.is_main() == (turn == 0):
-            started_from = load_weights(model, args.model, args.weights)
-            say(started_from)
+            start = load_weights(model, args.model, args.weights)
+            say(start.line)
         distributed.barrier()
+    data.config = dataclasses.replace(config, weights_licence=start.licence)
+    if args.freeze:
+        freeze_backbone(model)
     seed_everything(args.seed + distributed.rank())  # processes drop different paths from here on
     model.to(device)
     optimizer = make_optimizer(model, args.optimizer, args.lr, args.weight_decay, args.head_lr_mult)
     ema = ModelEmaV3(model, decay=args.ema) if args.ema else None
     precision = Precision.choose(args.amp, device, args.channels_last)
-    state = TrainingState(model, optimizer, precision, ema, started_from=started_from)
+    state = TrainingState(model, optimizer, precision, ema, started_from=start.line)
     if saved is not None:
         state.restore(saved)
         say(f"Going on after epoch {len(state.history)}")
@@ -284,6 +290,7 @@ def measure_best(
     pictures = len(state.history) * sum(len(part) for part in data.pairs.values())
     facts = {
         "started from": state.started_from,
+        "licence of the weights": data.config.weights_licence or "the user's own",
         "device": device,
         "processes": distributed.world_size(),
         "training minutes": round(seconds / 60, 1),

@@ -9,6 +9,7 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -86,7 +87,7 @@ def wrap(model: nn.Module, device: torch.device) -> nn.Module:
         return model
     ids = None
     if device.type == "cuda":
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        model = convert_sync_batchnorm(model)  # timm's knows norms that bring activations
         ids = [device.index]
     return DistributedDataParallel(model, device_ids=ids, find_unused_parameters=True)
 

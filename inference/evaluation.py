@@ -19,7 +19,7 @@ from data.masks import MaskReader
 from data.pairs import Pair
 from datasets import SegmentationDataset
 from inference.predictor import Predictor
-from metrics import ConfusionMatrix, article_batch_miou, boundary_counts, mean
+from metrics import ConfusionMatrix, article_batch_miou, boundary_counts, mean, severities
 from reporting.samples import Sample, choose_samples
 from utils import letterbox, overlay, side_by_side
 
@@ -31,6 +31,7 @@ MEANINGS = {
     "mean_dice": "mean Dice of the classes",
     "mean_boundary_iou": "mean boundary IoU of the classes",
     "mean_over_images_iou": "mean over images of their mean IoU",
+    "severity_error": "mean error of a picture's severity, the last class's share",
     "article_batch_mean_iou": "mean over batches of 2, the article's way, for comparison only",
 }
 
@@ -64,6 +65,8 @@ def split_metrics(records: list[dict], classes: ClassTable) -> dict:
         boundary_iou = (intersections / unions).tolist()
     counts = torch.from_numpy(np.stack([record["counts"] for record in records]))
     batches = [article_batch_miou(batch.sum(0)) for batch in counts.split(ARTICLE_BATCH)]
+    severity = [(record["file"], *severities(record["counts"])) for record in records]
+    errors = [abs(predicted - true) for _, true, predicted in severity]
     return {
         "images": len(records),
         "classes": list(classes.names),
@@ -79,7 +82,15 @@ def split_metrics(records: list[dict], classes: ClassTable) -> dict:
         "recall": matrix.recall(),
         "boundary_iou": boundary_iou,
         "confusion": matrix.counts.tolist(),
+        "severity_error": mean(errors),
+        "severity_worst": severity[errors.index(max(errors))],
+        "severity_missed": [row for row in severity if is_missed(*row[1:])],
     }
+
+
+def is_missed(true: float, predicted: float) -> bool:
+    """Whether a picture's severity, in [0, 1], is there and mostly not found."""
+    return true >= 0.03 and predicted < true / 4
 
 
 def image_miou(record: dict) -> float:

@@ -88,6 +88,7 @@ class Predictor:
             config, classes = loaded.config, loaded.classes
             sizes = [size or config.input_size] + ([(tile, tile)] if tile else [])
             model = fix_positions(fold_batchnorm(loaded.model).to(chosen), sizes)
+            model = model.to(memory_format=torch.channels_last)
         return cls(model, config, classes, size, chosen, tile=tile, **options)
 
     def to(self, device: torch.device) -> None:
@@ -151,7 +152,8 @@ class Predictor:
         batch = np.zeros((len(images), 3, h, w), np.float32)
         for row, image in zip(batch, images, strict=True):
             row[:, : image.shape[0], : image.shape[1]] = self._normalise(image)
-        x = torch.from_numpy(batch).to(self.device)
+        # Convolutions on the CPU take up to a third less time from this order (docs/speed.md).
+        x = torch.from_numpy(batch).to(self.device, memory_format=torch.channels_last)
         if not self.flips:
             return self.model(x).float()
         total = torch.zeros((), device=self.device)

@@ -21,6 +21,7 @@ from common.files import replacing
 from common.text import printable
 from config import ClassTable, ModelConfig
 from models.heads import HEADS
+from models.timm_backbone import is_timm
 from models.variants import VARIANTS
 
 FORMAT = 1
@@ -181,6 +182,7 @@ def parse_description(content: dict, path: Path) -> tuple[ModelConfig, ClassTabl
             mean=tuple(float(value) for value in plain["mean"]),
             std=tuple(float(value) for value in plain["std"]),
             window=None if plain.get("window") is None else int(plain["window"]),
+            weights_licence=plain.get("weights_licence"),
         )
         classes = ClassTable.from_plain(content["classes"])
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
@@ -197,7 +199,7 @@ def _can_be(config: ModelConfig, classes: ClassTable) -> bool:
     """Whether such a model exists here, its numbers in range."""
     colors = classes.colors + classes.vis_colors
     return (
-        config.variant in VARIANTS
+        (config.variant in VARIANTS or is_timm(config.variant))
         and config.head in HEADS
         and 1 <= config.num_classes == len(classes) <= 254
         and len(config.input_size) == 2
@@ -206,10 +208,15 @@ def _can_be(config: ModelConfig, classes: ClassTable) -> bool:
         and len(config.mean) == len(config.std) == 3
         and all(math.isfinite(value) for value in config.mean + config.std)
         and min(config.std) > 0
+        and _is_short_text(config.weights_licence or "")
         and len(classes.colors) == len(classes.vis_colors) == len(classes)
         and all(0 <= value <= 255 for color in colors for value in color)
         and all(printable(name) == name for name in classes.names)
     )
+
+
+def _is_short_text(value: object) -> bool:
+    return isinstance(value, str) and printable(value) == value and len(value) <= 80
 
 
 def infer_description(state: dict, path: Path) -> tuple[ModelConfig, ClassTable]:

@@ -7,6 +7,7 @@ The fast order needs no other weights: `article_head` has the article's layers u
 import copy
 import itertools
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,7 @@ from config import Size
 
 HEADS = ("article", "pyramid")
 # Names that only the segmentation heads have: no ImageNet file holds them.
-HEAD_PREFIXES = ("upsample_and_classify.", "conv2d_block", "pyramid_head.")
+HEAD_PREFIXES = ("upsample_and_classify.", "conv2d_block", "pyramid_head.", "simple_pyramid.")
 
 
 def is_head(name: str) -> bool:
@@ -230,18 +231,24 @@ class PyramidHead(nn.Module):
     so that this costs little.
 
     Args:
-        in_channels: width of each map, finest first.
+        in_channels, strides: of each map, finest first.
         num_classes: K, scores per pixel.
-        embed_dim: width of the three coarsest maps; the next finer ones have 1/2 and 1/4 of it.
+        embed_dim: width from stride 8 on; at stride 4 it is half of that, at 2 a quarter.
 
     Shape:
-        features: list of (B, C_i, H/s_i, W/s_i) with strides 2, 4, 8, 16, 32.
-        returns: (B, K, H/2, W/2) raw logits.
+        features: list of (B, C_i, H/s_i, W/s_i), finest first, any number of them.
+        returns: (B, K, H/s_0, W/s_0) raw logits.
     """
 
-    def __init__(self, in_channels: list[int], num_classes: int, embed_dim: int = 128):
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        num_classes: int,
+        embed_dim: int = 128,
+        strides: Sequence[float] = (2, 4, 8, 16, 32),
+    ):
         super().__init__()
-        widths = [embed_dim // 4, embed_dim // 2, embed_dim, embed_dim, embed_dim]
+        widths = [int(embed_dim * min(1, max(2, stride) / 8)) for stride in strides]
         self.lateral = nn.ModuleList(
             nn.Conv2d(C, width, 1) for C, width in zip(in_channels, widths, strict=True)
         )

@@ -1,9 +1,9 @@
 """Weights to start from: fetched whole, known by their digest, loaded completely or not at all."""
 
-import hashlib
 import http.client
 import urllib.error
 import urllib.request
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -12,10 +12,15 @@ from tqdm import tqdm
 
 from common.errors import UserError
 from common.files import replacing
+from common.text import printable
 from config import DEFAULT_WEIGHTS_DIR
 from models.backbone import PositionTable
 from models.checkpoint import read_as_data, state_dict_of
+from models.digests import recorded_digest
 from models.heads import HEAD_PREFIXES, is_head
+from models.licences import NVIDIA, sentence
+from models.timm_backbone import is_timm, published
+from models.timm_weights import load_timm_weights
 from models.variants import weights_path, weights_url
 
 NETWORK_ERRORS = (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError)
@@ -49,36 +54,6 @@ def fetch(url: str, path: Path) -> Path:
             f"place it at {path}, or pass --weights none to train from scratch."
         ) from error
     return path
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file, by which two people know that they have the same weights."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def recorded_digest(path: Path) -> str:
-    """The file's SHA-256, kept beside it from its first use on, so that a change is noticed.
-
-    Raises:
-        UserError: the file is not the one that was used first.
-    """
-    digest, record = sha256(path), path.with_name(path.name + ".sha256")
-    if record.is_file():
-        first = record.read_text(encoding="utf-8", errors="replace").split()[:1]
-        if first != [digest]:
-            raise UserError(
-                f"{path} is not the file that was first used: its SHA-256 is {digest[:16]}…, and "
-                f"{record} says {first}; delete {record} if you changed the file yourself."
-            )
-    elif path.parent.resolve() == DEFAULT_WEIGHTS_DIR.resolve():
-        try:
-            with replacing(record) as temporary:
-                temporary.write_text(f"{digest}  {path.name}\n", encoding="utf-8")
-        except OSError as error:  # a folder that many share may be closed to writing
-            why = f"{record} cannot be written ({error.strerror})"
-            print(f"{why}: a change of the file would not be noticed.")
-    return digest
 
 
 def load_exactly(
@@ -142,12 +117,14 @@ def load_backbone(model: nn.Module, path: Path) -> str:
     load_exactly(model, state, path, optional)
     learnt = {name: parameter.shape for name, parameter in model.named_parameters()}
     of_head = sum(name in head and state[name].shape == shape for name, shape in learnt.items())
-    tables = sum(isinstance(module, PositionTable) for module in model.modules())
     expected = sum(not name.startswith(optional) for name in learnt)
     count = sum(name in state for name in learnt if not name.startswith(optional))
     kind = f"backbone tensors of {path} loaded" if head else "ImageNet tensors loaded"
-    line = f"{count} of {expected} {kind}, {tables} position tables recomputed"
-    line += " for {}x{}".format(*model.resolution)
+    line = f"{count} of {expected} {kind}"
+    tables = sum(isinstance(module, PositionTable) for module in model.modules())
+    if tables:
+        height, width = model.resolution
+        line += f", {tables} position tables recomputed for {height}x{width}"
     return line + (f", {of_head} tensors of the segmentation head" if of_head else "")
 
 
@@ -163,24 +140,52 @@ def _check_window(model: nn.Module, content: dict, path: Path) -> None:
         raise UserError(f"{path} was trained with {theirs}, not {ours}; {remedy}.")
 
 
-def load_weights(model: nn.Module, variant: str, weights: str | None) -> str:
+@dataclass(frozen=True)
+class Start:
+    """What a training starts from.
+
+    Args:
+        line: what was loaded, for people.
+        licence: of the weights, as their publisher names it; None for random ones, whose model is
+            its owner's alone.
+    """
+
+    line: str
+    licence: str | None = None
+
+
+def load_weights(model: nn.Module, variant: str, weights: str | None) -> Start:
     """Give a new model the weights to start from.
 
     Args:
-        weights: None for the variant's ImageNet file, downloaded where it is not there yet;
-            "none" for random ones; else the path of a file, a checkpoint of ours included.
-
-    Returns:
-        one line that says what was loaded, with the file's SHA-256.
+        weights: None for the variant's published ones, fetched where they are not here yet; "none"
+            for random ones; else the path of a file, a checkpoint of ours included.
 
     Raises:
         UserError: the file cannot be had, or does not fit.
     """
     if weights == "none":
-        return "No weights loaded: training starts from random ones."
-    path = weights_path(variant) if weights is None else Path(weights)
-    if weights is None and not path.is_file():
-        DEFAULT_WEIGHTS_DIR.mkdir(exist_ok=True)
-        fetch(weights_url(variant), path)
-    line = load_backbone(model, path)
-    return f"{line} (SHA-256 {recorded_digest(path)})"
+        return Start("No weights loaded: training starts from random ones.")
+    own = weights is not None and not weights.endswith(".safetensors")
+    content = read_as_data(Path(weights)) if own else {}
+    if "model_config" in content:  # train.py wrote it, so it says itself what it is
+        path, licence = Path(weights), licence_of(content)
+        line = load_backbone(model, path)
+    elif is_timm(variant):
+        path, line = load_timm_weights(model.backbone, variant, weights)
+        licence = published(variant).license or "none stated"
+    else:
+        path, licence = weights_path(variant) if weights is None else Path(weights), NVIDIA
+        if weights is None and not path.is_file():
+            DEFAULT_WEIGHTS_DIR.mkdir(exist_ok=True)
+            fetch(weights_url(variant), path)
+        line = load_backbone(model, path)
+    line = f"{line} (SHA-256 {recorded_digest(path)})"
+    return Start(f"{line}. {sentence(licence)}" if licence else line, licence)
+
+
+def licence_of(content: dict) -> str | None:
+    """The licence that a checkpoint of ours inherited from the weights it started from."""
+    config = content.get("model_config")
+    licence = config.get("weights_licence") if isinstance(config, dict) else None
+    return licence if isinstance(licence, str) and printable(licence) == licence[:80] else None

@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from config import DEFAULT_WEIGHTS_DIR
+from config import DEFAULT_WEIGHTS_DIR, IMAGENET_MEAN, IMAGENET_STD
+from models.timm_backbone import published
 
+RGB_SHARES = tuple[float, float, float]
 WEIGHTS_URL = "https://huggingface.co/ahatamiz/FasterViT/resolve/main/"
 
 
@@ -53,6 +55,14 @@ VARIANTS = {
     "faster_vit_4_21k_512": _local(512, 32),
     "faster_vit_4_21k_768": _local(768, 48),
 }
+
+
+def normalisation(variant: str) -> tuple[RGB_SHARES, RGB_SHARES]:
+    """Mean and std of RGB in [0, 1] that a backbone's published weights were trained with."""
+    if variant in VARIANTS:
+        return IMAGENET_MEAN, IMAGENET_STD
+    weights = published(variant)
+    return tuple(weights.mean), tuple(weights.std)
 
 
 def weights_path(variant: str) -> Path:

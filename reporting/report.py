@@ -18,6 +18,8 @@ TILES = {
     "mean_dice": "mean Dice",
     "mean_over_images_iou": "mean image IoU",
 }
+# An error of severity, in [0, 1], from which on no model is called good.
+MISLEADING = 0.1
 # A word for an mIoU, from the first line that both it and the weakest class's IoU reach.
 GRADES = ((0.85, 0.60, "Very good"), (0.70, 0.45, "Good"), (0.50, 0.25, "Fair"), (0.0, 0.0, "Poor"))
 
@@ -90,7 +92,29 @@ def _verdict(names: tuple[str, ...], metrics: dict) -> dict | None:
     failing = f"Weakest class: {names[index]}, IoU {weakest:.0%}."
     if counts.any():
         failing += "".join(_mistakes(names, counts, index))
-    return {"miou": miou, "grade": grade, "meaning": meaning, "failing": failing}
+    severity, misleads = _severity(metrics)
+    grade = min(grade, "Fair", key=_rank) if misleads else grade
+    return {"miou": miou, "grade": grade, "meaning": meaning, "failing": failing + severity}
+
+
+def _rank(grade: str) -> int:
+    """How good a grade is, the worst first."""
+    return -[word for *_, word in GRADES].index(grade)
+
+
+def _severity(metrics: dict) -> tuple[str, bool]:
+    """What the worst pictures say of severity, and whether a figure of it could mislead."""
+    if "severity_worst" not in metrics:
+        return "", False
+    name, true, predicted = metrics["severity_worst"]
+    text = (
+        f" Severity is off by {percent(metrics['severity_error'])} on average, at worst on {name}: "
+        f"{percent(predicted)} instead of {percent(true)}."
+    )
+    missed = metrics["severity_missed"]
+    if missed:
+        text += f" On {len(missed)} of {metrics['images']} pictures most of it is missed."
+    return text, bool(missed) or abs(predicted - true) > MISLEADING
 
 
 def _mistakes(names: tuple[str, ...], counts: np.ndarray, index: int) -> Iterator[str]:

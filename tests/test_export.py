@@ -14,6 +14,7 @@ pytest.importorskip("onnxscript", reason="requirements-export.txt is not install
 import export  # noqa: E402
 from common.errors import UserError  # noqa: E402
 from config import ClassTable, ModelConfig  # noqa: E402
+from data.images import write_image  # noqa: E402
 from inference import onnx_model  # noqa: E402
 from inference.predictor import Predictor  # noqa: E402
 from segmentation_model import Loaded, build_model  # noqa: E402
@@ -226,3 +227,35 @@ def test_missing_packages_are_named_with_the_remedy(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
     with pytest.raises(UserError, match=r"onnxruntime is needed.*requirements-export"):
         onnx_model.packages()
+
+
+def test_eight_bits_are_calibrated_on_photographs_and_smaller(tmp_path, monkeypatch):
+    (tmp_path / "in").mkdir()
+    for index, picture in enumerate(export.textures(3, SIZE)):
+        write_image(tmp_path / f"in/{index}.png", picture)
+    loaded = make("pyramid")
+    line = export.export(loaded, tmp_path / "a.onnx", SIZE)
+    monkeypatch.setitem(export.MAX_DIFFERENT, "int8", 0.2)  # random weights have no margins
+    line = export.export(loaded, tmp_path / "b.onnx", SIZE, "int8", images=tmp_path / "in")
+    assert "Calibrated on 3 pictures" in line
+    assert "times as fast" in line
+    assert (tmp_path / "b.onnx").stat().st_size < 0.7 * (tmp_path / "a.onnx").stat().st_size
+    assert [path.name for path in sorted(tmp_path.glob("*.onnx"))] == ["a.onnx", "b.onnx"]
+    model, config, classes = onnx_model.load(tmp_path / "b.onnx", CPU)
+    assert (config.input_size, classes) == (SIZE, CLASSES)
+    assert model(torch.zeros(1, 3, *SIZE)).shape == (1, 3, *SIZE)
+
+
+def test_eight_bits_that_change_too_much_leave_no_file(tmp_path, monkeypatch):
+    (tmp_path / "in").mkdir()
+    write_image(tmp_path / "in/a.png", export.textures(1, SIZE)[0])
+    monkeypatch.setitem(export.MAX_DIFFERENT, "int8", -1.0)
+    with pytest.raises(UserError, match=r"At most -100.0% may differ: no file was written"):
+        export.export(make("pyramid"), tmp_path / "b.onnx", SIZE, "int8", images=tmp_path / "in")
+    assert not list(tmp_path.glob("*.onnx"))
+
+
+def test_eight_bits_without_photographs_are_refused(tmp_path):
+    with pytest.raises(UserError, match="--int8 takes its ranges from photographs"):
+        export.export(make("pyramid"), tmp_path / "b.onnx", SIZE, "int8")
+    assert not list(tmp_path.glob("*.onnx"))

@@ -35,8 +35,9 @@ from common.files import write_csv
 from config import DEFAULT_OUT_DIR, ModelConfig, Size
 from inference import onnx_model
 from models.heads import HEADS, at_least_3x3, resize
-from models.variants import VARIANTS
+from models.timm_backbone import is_timm
 from segmentation_model import FasterViT, build_model, load_model
+from training.flags import add_backbone_flag
 from training.precision import Precision
 
 CASE_COLUMNS = ("variant", "head", "run", "size", "batch", "device", "precision", "mode")
@@ -82,61 +83,27 @@ class Case:
 def parse_args() -> argparse.Namespace:
     parser = cli.Parser(__doc__)
     cli.add_shared(parser, "--device")
-    parser.add_argument(
-        "--model",
-        choices=VARIANTS,
-        default="faster_vit_0",
-        metavar="VARIANT",
-        help="one of " + ", ".join(VARIANTS),
-    )
-    parser.add_argument(
-        "--head",
-        nargs="+",
-        choices=HEADS,
-        default=["article"],
-        metavar="HEAD",
-        help="decode heads: " + ", ".join(HEADS),
-    )
+    add_backbone_flag(parser)
+    what = f"decode heads: {', '.join(HEADS)} (default: the backbone's own)"
+    parser.add_argument("--head", nargs="+", choices=HEADS, metavar="HEAD", help=what)
     cli.add_shared(parser, "--window")
-    parser.add_argument(
-        "--checkpoint",
-        type=Path,
-        metavar="FILE",
-        help="a trained model, or an .onnx file to compare with PyTorch",
-    )
-    parser.add_argument(
-        "--sizes",
-        type=cli.number(int, 32, 65536),
-        nargs="+",
-        metavar="N",
-        help="sides of square pictures (default: 512, or the checkpoint's size)",
-    )
-    pictures = "pictures at once (default: 1 for inference, 2 for training)"
-    cli.add_shared(parser, "--batch", default=None, metavar="B", help=pictures)
-    parser.add_argument(
-        "--mode", choices=("inference", "train", "both"), default="both", help="what is measured"
-    )
+    what = "a trained model, or an .onnx file to compare with PyTorch"
+    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help=what)
+    sides = {"type": cli.number(int, 32, 65536), "nargs": "+", "metavar": "N"}
+    what = "sides of square pictures (default: 512, or the checkpoint's size)"
+    parser.add_argument("--sizes", **sides, help=what)
+    what = "pictures at once (default: 1 for inference, 2 for training)"
+    cli.add_shared(parser, "--batch", default=None, metavar="B", help=what)
+    modes = ("inference", "train", "both")
+    parser.add_argument("--mode", choices=modes, default="both", help="what is measured")
     cli.add_shared(parser, "--amp", default="off", help="precision of the matrix products")
     parser.add_argument("--compile", action="store_true", help="measure torch.compile beside it")
-    parser.add_argument(
-        "--compare",
-        action="store_true",
-        help="measure the article's literal order of the same weights beside it",
-    )
-    parser.add_argument(
-        "--repeats",
-        type=cli.positive_int,
-        default=5,
-        metavar="N",
-        help="measurements, whose median counts",
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=DEFAULT_OUT_DIR / "benchmark.csv",
-        metavar="FILE",
-        help="the table as CSV",
-    )
+    what = "measure the article's literal order of the same weights beside it"
+    parser.add_argument("--compare", action="store_true", help=what)
+    counts = {"type": cli.positive_int, "default": 5, "metavar": "N"}
+    parser.add_argument("--repeats", **counts, help="measurements, whose median counts")
+    table = {"type": Path, "default": DEFAULT_OUT_DIR / "benchmark.csv", "metavar": "FILE"}
+    parser.add_argument("--out", **table, help="the table as CSV")
     return parser.parse_args()
 
 
@@ -395,7 +362,7 @@ def _pixels(size: str) -> int:
 def plan(args: argparse.Namespace, config: ModelConfig, device: torch.device) -> list[list[Case]]:
     """The cases, those together that are measured in turns."""
     onnx = args.checkpoint is not None and args.checkpoint.suffix == ".onnx"
-    heads = args.head if args.checkpoint is None else [config.head]
+    heads = args.head if args.head and args.checkpoint is None else [config.head]
     runs = ["eager"] + ["compiled"] * args.compile + ["onnxruntime"] * onnx
     ways = [(head, run) for head in heads for run in runs]
     ways += [("article", "literal")] * args.compare
@@ -418,7 +385,7 @@ def plan(args: argparse.Namespace, config: ModelConfig, device: torch.device) ->
 def config_of(args: argparse.Namespace) -> ModelConfig:
     """The model that the flags or the checkpoint name."""
     if args.checkpoint is None:
-        return ModelConfig(variant=args.model)
+        return ModelConfig(args.model, "pyramid" if is_timm(args.model) else "article")
     if args.checkpoint.suffix == ".onnx":
         return onnx_model.load(args.checkpoint, torch.device("cpu"))[1]
     return load_model(args.checkpoint).config

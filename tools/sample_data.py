@@ -19,13 +19,13 @@ import av
 import cv2
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common import cli
 from common.errors import UserError
 from common.files import lock_folder, replacing, write_text
+from data.images import map_files
 
 LABELMAP = "# label:color_rgb:parts:actions\nbackground:0,0,0::\ndisease:128,0,0::\n"
 PALETTE = [0, 0, 0, 128, 0, 0]
@@ -396,8 +396,9 @@ def draw_sample(seed: int, split: str, index: int) -> tuple[np.ndarray, np.ndarr
 def write_dataset(out_dir: Path, train: int, valid: int, seed: int) -> None:
     """Write pictures, masks and class table; files of the same names are replaced, others stay."""
     write_text(out_dir / "labelmap.txt", LABELMAP)
-    jobs = [("train", i) for i in range(train)] + [("valid", i) for i in range(valid)]
-    for split, index in tqdm(jobs, desc="drawing leaves", unit="picture"):
+
+    def draw(job: tuple[str, int]) -> None:
+        split, index = job
         image, mask = draw_sample(seed, split, index)
         with replacing(out_dir / f"{split}_images" / f"{split}_{index:04d}.jpg") as path:
             Image.fromarray(image).save(path, quality=92)
@@ -405,6 +406,9 @@ def write_dataset(out_dir: Path, train: int, valid: int, seed: int) -> None:
         indexed.putpalette(PALETTE)
         with replacing(out_dir / f"{split}_masks" / f"{split}_{index:04d}.png") as path:
             indexed.save(path)
+
+    jobs = [("train", i) for i in range(train)] + [("valid", i) for i in range(valid)]
+    map_files(draw, jobs, "Drawing leaves")
 
 
 def video_frames(seed: int, count: int) -> Iterator[np.ndarray]:

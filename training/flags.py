@@ -18,15 +18,23 @@ from datasets import SegmentationDataset, input_size
 from models.backbone import window_without_padding
 from models.checkpoint import read_checkpoint
 from models.heads import HEADS
+from models.timm_backbone import is_timm
 from models.variants import VARIANTS
 from training.losses import LOSSES
 from training.optimisation import OPTIMIZERS, SCHEDULERS
 
 # Flags that were found together, by measurement (docs/results.md); each can be given anew.
 RECIPES = {
+    "light": {"model": "timm/tf_efficientnet_lite0", "imgsz": None, "epochs": 30, "batch": 4}
+    | {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.01, "scheduler": "cosine", "warmup": 1.0}
+    | {"loss": "ce+dice", "clip_grad": 1.0, "cache": "ram", "channels_last": True},
+    # Of the literature (ConvNeXt, BEiT and ViTDet fine-tune alike); not measured on a GPU here.
+    "finetune": {"head": "pyramid", "epochs": 100, "batch": 8, "augment": "strong", "ema": 0.999}
+    | {"optimizer": "adamw", "lr": 2e-4, "weight_decay": 0.05, "scheduler": "cosine", "warmup": 3.0}
+    | {"head_lr_mult": 5.0, "loss": "ce+dice", "clip_grad": 1.0},
     "scratch": {"head": "pyramid", "weights": "none", "imgsz": None, "epochs": 10, "batch": 4}
     | {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.01, "scheduler": "cosine", "warmup": 1.0}
-    | {"drop_path": 0.0, "loss": "ce+dice", "clip_grad": 1.0, "cache": "ram"}
+    | {"drop_path": 0.0, "loss": "ce+dice", "clip_grad": 1.0, "cache": "ram"},
 }
 # Pixels of the network's input where the recipe leaves its size to the photographs' proportions.
 RECIPE_PIXELS = 320 * 160
@@ -45,8 +53,8 @@ def make_parser(doc: str = "") -> cli.Parser:
     parser.add_argument(
         "--recipe",
         choices=RECIPES,
-        help="scratch: without ImageNet weights, few pictures, a small machine; sets "
-        "the defaults of the flags below",
+        help="light: few photographs, a laptop, weights that came with pip; finetune: a GPU, the "
+        "published weights of --model; scratch: no weights; each sets defaults of the flags below",
     )
     add_data_flags(parser.add_argument_group("data"))
     add_model_flags(parser.add_argument_group("model"))
@@ -75,10 +83,10 @@ def add_data_flags(group) -> None:
 
 
 def add_model_flags(group) -> None:
-    variants = {"choices": VARIANTS, "default": "faster_vit_0", "metavar": "VARIANT"}
-    group.add_argument("--model", **variants, help="backbone")
-    group.add_argument("--head", choices=HEADS, default="article", help="decode head")
-    what = "weights to start from: a file, or none; ImageNet's if not given"
+    add_backbone_flag(group)
+    what = "decode head; pyramid is timm's backbones' only one, article FasterViT's if not given"
+    group.add_argument("--head", choices=HEADS, help=what)
+    what = "weights to start from: a file, or none; the published ones of ImageNet if not given"
     group.add_argument("--weights", metavar="PATH|none", help=what)
     cli.add_shared(
         group,
@@ -89,6 +97,22 @@ def add_model_flags(group) -> None:
     )
     what = "stochastic depth of the last block; the variant's if not given"
     group.add_argument("--drop-path", type=cli.fraction, metavar="P", help=what)
+    what = "let only the head learn: faster, for very few pictures"
+    group.add_argument("--freeze", choices=("backbone",), help=what)
+
+
+def add_backbone_flag(group) -> None:
+    what = "backbone: faster_vit_0 to 6, or timm/NAME[.TAG] as timm's Hub writes it"
+    named = {"type": backbone_name, "default": "faster_vit_0", "metavar": "VARIANT"}
+    group.add_argument("--model", **named, help=what)
+
+
+def backbone_name(text: str) -> str:
+    """The argument type of a backbone's name."""
+    if text in VARIANTS or is_timm(text):
+        return text
+    known = ", ".join(VARIANTS)
+    raise argparse.ArgumentTypeError(f"{text!r} is not timm/NAME nor one of {known}")
 
 
 def add_run_flags(group) -> None:
@@ -136,7 +160,7 @@ def add_optimisation_flags(group) -> None:
 
 def add_speed_flags(group) -> None:
     cli.add_shared(group, "--amp", default="auto", help="mixed precision; auto is off on the CPU")
-    group.add_argument("--channels-last", **SWITCH, help="memory order for GPUs")
+    group.add_argument("--channels-last", **SWITCH, help="memory order of GPUs and of small nets")
     group.add_argument("--compile", **SWITCH, help="use torch.compile")
     group.add_argument("--tensorboard", **SWITCH, help="write scalars and pictures there")
 
@@ -166,6 +190,7 @@ def parse_args(argv: list[str], doc: str = "") -> tuple[argparse.Namespace, dict
     args = apply_recipe(make_parser(doc), argv).parse_args(argv)
     path = resumed_checkpoint(args)
     if path is None:
+        args.head = args.head or ("pyramid" if is_timm(args.model) else "article")
         return args, None
     if not path.is_file():
         raise UserError(
@@ -223,7 +248,8 @@ def settle_recipe(args: argparse.Namespace, train_pairs: list[Pair]) -> None:
         args.imgsz = input_size([pair.image for pair in train_pairs], RECIPE_PIXELS)
         height, width = args.imgsz
         distributed.say(f"The network's input is {width}x{height}, as the photographs' shape is")
-    if args.recipe and args.resume is None and args.window is None and args.weights == "none":
+    new = args.resume is None and args.window is None and args.weights == "none"
+    if args.recipe and new and args.model in VARIANTS:
         args.window = window_without_padding(args.imgsz)
         windows = f"{args.window}x{args.window}"
         distributed.say(f"Attention windows of {windows}, which this size pads least")

@@ -11,6 +11,15 @@ OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULERS = ("multistep", "cosine", "poly")
 
 
+def freeze_backbone(model: nn.Module) -> None:
+    """Let only the head learn: the backbone keeps its weights, and no gradient of it is computed.
+
+    `engine.train` keeps what is frozen in evaluation, the statistics of its BatchNorms included.
+    """
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(is_head(name))
+
+
 def make_optimizer(
     model: nn.Module, name: str, lr: float, weight_decay: float = 0.0, head_lr_mult: float = 1.0
 ) -> torch.optim.Optimizer:

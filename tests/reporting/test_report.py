@@ -427,3 +427,18 @@ def test_a_browser_runs_our_script_and_no_other(tmp_path, chromium):
     seen = opened(chromium, path, "--dump-dom")
     assert "9 of 9 shown" in seen
     assert "<title>t</title>" in seen
+
+
+@pytest.mark.parametrize(
+    ("true", "predicted", "grade"),
+    [(0.05, 0.04, "Very good"), (0.05, 0.0, "Fair"), (0.4, 0.2, "Fair")],
+)
+def test_no_model_is_called_good_that_misleads_about_a_leaf(tmp_path, true, predicted, grade):
+    worst = ("leaf.jpg", true, predicted)
+    missed = [worst] if predicted < true / 4 else []
+    metrics = metrics_of([[95, 5, 0], [0, 100, 0], [0, 0, 100]]) | {"images": 12}
+    metrics |= {"severity_error": 0.01, "severity_worst": worst, "severity_missed": missed}
+    write_report(tmp_path / "a.html", title="t", classes=CLASSES, metrics=metrics)
+    page = Page(tmp_path / "a.html")
+    assert page.all("span", class_=f"grade {grade.split()[0]}")
+    assert f"at worst on leaf.jpg: {predicted:.1%} instead of {true:.1%}" in page.text
