@@ -8,6 +8,7 @@ import socket
 
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
+os.environ["TQDM_DISABLE"] = "1"  # a bar that shows after two seconds shows by chance
 os.environ["NO_PROXY"] = os.environ["no_proxy"] = "*"  # local test servers are reached directly
 
 import pytest
