@@ -8,7 +8,6 @@ import socket
 
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
-os.environ["TQDM_DISABLE"] = "1"  # a bar that shows after two seconds shows by chance
 os.environ["NO_PROXY"] = os.environ["no_proxy"] = "*"  # local test servers are reached directly
 
 import pytest
@@ -50,6 +49,14 @@ def no_network():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket.socket, "connect", connect_locally)
         patch.setattr(socket, "getaddrinfo", resolve_locally)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_bar_by_chance():
+    """A bar that shows from two seconds on shows on a busy machine alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("data.images.tqdm", lambda items, *_, **__: items)
         yield
 
 

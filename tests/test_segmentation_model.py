@@ -70,7 +70,7 @@ def test_windows_are_the_variants_unless_a_side_is_given():
 
 @pytest.mark.parametrize(("name", "value"), [("variant", "faster_vit_9"), ("head", "unet")])
 def test_an_unknown_name_is_answered_with_the_known_ones(name, value):
-    with pytest.raises(UserError, match=rf"'{value}'; choose one of .*, "):
+    with pytest.raises(UserError, match=rf"'{value}'; choose (timm/NAME or )?one of .*, "):
         build_model(**{name: value})
 
 

@@ -24,7 +24,7 @@ import evaluate
 import inference_image
 import train
 from common.errors import UserError
-from models import pretrained
+from models import digests
 from models.checkpoint import read_checkpoint
 from segmentation_model import load_model
 from training.flags import RECIPES, make_parser, parse_args
@@ -273,7 +273,7 @@ def test_weights_of_our_own_start_a_new_run_with_other_classes(
     assert "tensors of the segmentation head" in capsys.readouterr().out
     assert load_model(tmp_path / "out/model.pth").config.num_classes == 3
     # Which file it was can be told for ever.
-    digest = pretrained.sha256(weights)
+    digest = digests.sha256(weights)
     assert digest in read_checkpoint(tmp_path / "out/last.pth")["started_from"]
     assert digest in (tmp_path / "out/report.html").read_text(encoding="utf-8")
 

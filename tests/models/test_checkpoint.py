@@ -10,7 +10,7 @@ from run_tiny import add_tiny
 
 from common.errors import UserError
 from config import ClassTable, ModelConfig
-from models import pretrained
+from models import digests
 from models.checkpoint import read_checkpoint, save_checkpoint
 from models.pretrained import load_weights
 from segmentation_model import build_model, load_model
@@ -183,10 +183,10 @@ def test_a_file_in_weights_that_changed_since_its_first_use_is_noticed(
     saved, tmp_path, monkeypatch
 ):
     model, config, path = saved
-    monkeypatch.setattr("models.pretrained.DEFAULT_WEIGHTS_DIR", tmp_path)
+    monkeypatch.setattr("models.digests.DEFAULT_WEIGHTS_DIR", tmp_path)
     load_weights(model, "tiny", str(path))
     record = tmp_path / "model.pth.sha256"
-    assert record.read_text().split() == [pretrained.sha256(path), "model.pth"]
+    assert record.read_text().split() == [digests.sha256(path), "model.pth"]
     load_weights(model, "tiny", str(path))
     save_checkpoint(path, model, config, CLASSES, epoch=4)
     with pytest.raises(UserError, match=r"not the file that was first used.*delete .*\.sha256"):
@@ -198,8 +198,8 @@ def test_weights_in_a_folder_closed_to_writing_load(saved, tmp_path, monkeypatch
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
 
     model, _, path = saved
-    monkeypatch.setattr("models.pretrained.DEFAULT_WEIGHTS_DIR", tmp_path)
-    monkeypatch.setattr("models.pretrained.replacing", refuse)
-    assert "backbone tensors" in load_weights(model, "tiny", str(path))
+    monkeypatch.setattr("models.digests.DEFAULT_WEIGHTS_DIR", tmp_path)
+    monkeypatch.setattr("models.digests.replacing", refuse)
+    assert "backbone tensors" in load_weights(model, "tiny", str(path)).line
     assert "cannot be written (Read-only file system)" in capsys.readouterr().out
     assert not (tmp_path / "model.pth.sha256").exists()

@@ -17,7 +17,7 @@ from torch import nn
 
 import segmentation_model
 from common.errors import UserError
-from models import pretrained, variants
+from models import digests, pretrained, variants
 from models.heads import is_head
 from models.pretrained import load_backbone
 from segmentation_model import build_model
@@ -363,4 +363,4 @@ def test_weights_come_over_https():
 def test_the_digest_is_sha256(tmp_path):
     (tmp_path / "file").write_bytes(b"abc")
     expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    assert pretrained.sha256(tmp_path / "file") == expected
+    assert digests.sha256(tmp_path / "file") == expected
