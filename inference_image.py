@@ -40,18 +40,20 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--input", nargs="+", required=True, metavar="INPUT", help=what)
     parser.add_argument("--recursive", action="store_true", help="look into folders of folders")
     cli.add_shared(parser, "--out-dir", default=Path("outputs/inference_results_image"))
-    kinds = {"nargs": "+", "choices": KINDS, "default": ["overlay", "mask"], "metavar": "KIND"}
-    parser.add_argument("--save", **kinds, help=f"what to write: {', '.join(KINDS)}")
-    scale = {"type": cli.number(float, 0, 1e6, open_low=True), "metavar": "MM"}
+    kinds = {"choices": KINDS, "default": ["overlay", "mask"], "metavar": "KIND"}
+    what = f"what to write: {', '.join(KINDS)}"
+    parser.add_argument("--save", nargs="+", help=what, **kinds)
+    scale = cli.number(float, 0, 1e6, open_low=True)
     what = "scale of the photographs, adds areas in square millimetres"
-    parser.add_argument("--mm-per-pixel", **scale, help=what)
+    parser.add_argument("--mm-per-pixel", type=scale, metavar="MM", help=what)
     network = parser.add_argument_group("network")
     cli.add_shared(network, "--imgsz", "--batch")
     network.add_argument("--keep-aspect", action="store_true", help="pad rather than stretch")
+    side, share = cli.number(int, 32, 8192), cli.number(float, 0, 0.9)
     what = "cut larger pictures into tiles of SIZE pixels, at full resolution"
-    network.add_argument("--tile", type=cli.number(int, 32, 8192), metavar="SIZE", help=what)
-    shared = {"type": cli.number(float, 0, 0.9), "default": 0.5}
-    network.add_argument("--overlap", **shared, help="share of a tile that it shares with the next")
+    network.add_argument("--tile", type=side, metavar="SIZE", help=what)
+    what = "share of a tile that it shares with the next"
+    network.add_argument("--overlap", type=share, default=0.5, help=what)
     what = "average over mirror images: slower, a little better"
     network.add_argument("--tta", action="store_true", help=what)
     cli.add_shared(network, "--workers", help="threads that read and write pictures")
@@ -132,9 +134,8 @@ def main() -> int:
         skipped = [sentence for _, sentences in parts for sentence in sentences]
         if distributed.is_main():
             folder.write_summary([made[name] for name in named if name in made])
-            print(
-                f"{len(made)} pictures segmented; results are in {folder.path}/, see summary.html"
-            )
+            where = f"results are in {folder.path}/, see summary.html"
+            print(f"{len(made)} pictures segmented; {where}")
             list_skipped(args.out_dir / "skipped.txt", skipped)
     distributed.shutdown()
     return 1 if skipped else 0

@@ -11,8 +11,7 @@ VIDEO_per_frame.csv with each class's share of every frame. Ctrl-C closes a file
 import argparse
 import csv
 import sys
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -37,24 +36,13 @@ from video.writer import QUALITY_OPTION, VideoWriter
 INTERRUPTED = 130
 
 
-def segment_video(
-    source: str,
-    out_dir: Path,
-    predictor: Predictor,
-    *,
-    batch: int,
-    smooth: float,
-    codec: str,
-    crf: float,
-    plot: bool,
-    show: bool,
-) -> int:
+def segment_video(source: str, predictor: Predictor, args: argparse.Namespace) -> int:
     """Segment one video. Returns the exit code: 0, 1 if it is damaged, 130 if interrupted.
 
     Raises:
         UserError: it cannot be read at all.
     """
-    target = out_dir / f"{output_stem(source)}.mp4"
+    target = args.out_dir / f"{output_stem(source)}.mp4"
     table = target.with_name(f"{target.stem}_per_frame.csv")
     with (
         VideoReader(source) as reader,
@@ -62,11 +50,11 @@ def segment_video(
         replacing(target) as mp4_file,
         replacing(table) as csv_file,  # the inner one: an error without a name is the table's
     ):
-        window = Window(reader.name, Turn(reader.matrix)) if show else None
+        window = Window(reader.name, Turn(reader.matrix)) if args.show else None
         frames, seconds = 0, 0.0
-        with segmented_frames(reader, predictor, stop, batch, smooth) as items:
+        with segmented_frames(reader, predictor, stop, args.batch, args.smooth) as items:
             with (
-                VideoWriter(mp4_file, reader, codec, crf) as writer,
+                VideoWriter(mp4_file, reader, args.codec, args.crf) as writer,
                 open(csv_file, "w", encoding="utf-8", newline="") as file,
                 tqdm(total=reader.expected_frames, unit=" frames", desc=reader.name) as bar,
             ):
@@ -80,12 +68,11 @@ def segment_video(
             stopped = stop.is_set()
         if frames == 0:
             raise KeyboardInterrupt  # nothing to keep
-    if plot:
+    if args.plot:
         plot_shares(table, target.with_name(f"{target.stem}_per_frame.png"), predictor.classes)
-    print(
-        f"{printable(target)}: {frames} frames, {seconds:.2f} s; shares in {printable(table.name)}"
-    )
-    return explain_end(reader, printable(target), frames, seconds, stopped)
+    name = printable(target)
+    print(f"{name}: {frames} frames, {seconds:.2f} s; shares in {printable(table.name)}")
+    return explain_end(reader, name, frames, seconds, stopped)
 
 
 def explain_end(reader: VideoReader, name: str, frames: int, seconds: float, stopped: bool) -> int:
@@ -170,10 +157,10 @@ def parse_args() -> argparse.Namespace:
     cli.add_shared(parser, "--out-dir", default=Path("outputs/inference_results_video"))
     cli.add_shared(parser, "--batch", help="frames at a time")
     parser.add_argument("--codec", choices=QUALITY_OPTION, default="libx264", help="encoder")
-    quality = {"type": cli.number(float, 0, 51), "default": 20}
-    parser.add_argument("--crf", **quality, help="quality, lower is better")
-    past = {"type": cli.number(float, 0, 0.99), "default": 0.0}
-    parser.add_argument("--smooth", **past, help="weight of the past in masks")
+    quality, weight = cli.number(float, 0, 51), cli.number(float, 0, 0.99)
+    parser.add_argument("--crf", type=quality, default=20, help="quality, lower is better")
+    what = "weight of the past in masks"
+    parser.add_argument("--smooth", type=weight, default=0.0, help=what)
     parser.add_argument("--plot", action="store_true", help="draw the shares over time, too")
     parser.add_argument("--show", action="store_true", help="show the frames in a window")
     return parser.parse_args()
@@ -186,21 +173,18 @@ def main() -> int:
     if args.show:
         check_window()
     predictor = Predictor.load(args.model, args.imgsz, args.device)
-    names = ("out_dir", "batch", "smooth", "codec", "crf", "plot", "show")
-    options = {name: getattr(args, name) for name in names}
-    segment = partial(segment_video, predictor=predictor, **options)
     with lock_folder(args.out_dir):
-        return segment_all(args.input, segment)
+        return segment_all(predictor, args)
 
 
-def segment_all(sources: list[str], segment: Callable[[str], int]) -> int:
+def segment_all(predictor: Predictor, args: argparse.Namespace) -> int:
     """Segment all inputs; among several, one that cannot be read does not lose the others."""
     code = 0
-    for source in sources:
+    for source in args.input:
         try:
-            result = segment(source)
+            result = segment_video(source, predictor, args)
         except UserError as error:
-            if len(sources) == 1:
+            if len(args.input) == 1:
                 raise
             print(f"skipped: {cli.explain(error)}", file=sys.stderr)
             result = 1

@@ -3,10 +3,10 @@
 Each stage is a generator, so that they can run side by side; sound passes by in its place.
 """
 
-import threading
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from threading import Event
 
 import cv2
 import numpy as np
@@ -18,7 +18,7 @@ from video.reader import Frame, Sound, VideoReader
 from video.tinting import Tinter, Turn
 
 QUEUE = 2  # batches or frames that wait between two stages
-CUT = 24 / 255  # mean difference of two thumbnails, of the full range; see is_cut
+CUT = 24 / 255  # mean difference of two thumbnails, of the full range; see Smoother
 
 
 @dataclass
@@ -32,7 +32,7 @@ class Scored:
 
 @dataclass
 class Drawn:
-    """A frame that carries its overlay, and each class's share of it."""
+    """A frame that carries its overlay, and each class's share of it: (K,) in [0, 1]."""
 
     frame: Frame
     shares: np.ndarray
@@ -40,11 +40,7 @@ class Drawn:
 
 @contextmanager
 def segmented_frames(
-    reader: VideoReader,
-    predictor: Predictor,
-    stop: threading.Event,
-    batch: int = 1,
-    smooth: float = 0.0,
+    reader: VideoReader, predictor: Predictor, stop: Event, batch: int = 1, smooth: float = 0.0
 ) -> Iterator[Iterator[Drawn | Sound]]:
     """Decode, score and draw at the same time; the block encodes what it takes from the iterator.
 
@@ -69,6 +65,10 @@ def segmented_frames(
 class Smoother:
     """Average probabilities over time so that borders do not flicker; start anew at each cut.
 
+    A new scene begins where the mean difference of two grey thumbnails exceeds 24 of 255. Noise
+    averages out in a thumbnail and a pan changes little of it from frame to frame; taking a fast
+    pan for a cut costs one unsmoothed frame.
+
     Args:
         amount: weight A in [0, 1) of the past: p_t = A p_(t-1) + (1 - A) softmax(scores_t).
     """
@@ -83,23 +83,15 @@ class Smoother:
         if self._amount == 0:
             return item.scores
         now = item.scores.float().softmax(dim=0)
-        if self._past is not None and not is_cut(self._seen, item.thumbnail):
-            now = torch.lerp(now, self._past, self._amount)
+        if self._past is not None:
+            difference = cv2.absdiff(self._seen, item.thumbnail).mean() / 255
+            now = now if difference > CUT else torch.lerp(now, self._past, self._amount)
         self._past, self._seen = now, item.thumbnail
         return now
 
 
-def is_cut(before: np.ndarray, after: np.ndarray) -> bool:
-    """Whether a new scene begins: the mean difference of two grey thumbnails exceeds 24 of 255.
-
-    Noise averages out in a thumbnail and a pan changes little of it from frame to frame; taking a
-    fast pan for a cut costs one unsmoothed frame.
-    """
-    return float(cv2.absdiff(before, after).mean()) / 255 > CUT
-
-
 def thumbnail(image: np.ndarray) -> np.ndarray:
-    """A grey picture of 32 x 32 for `is_cut`, from HWC uint8 RGB, by area averages."""
+    """A grey picture of 32 x 32 for `Smoother`, from HWC uint8 RGB, by area averages."""
     height, width = image.shape[:2]
     # Every n-th pixel first: the average of 32 x 32 cells needs no more than some of each.
     sparse = np.ascontiguousarray(image[:: max(1, height // 256), :: max(1, width // 256)])
@@ -134,13 +126,7 @@ def draw(
         frame = item.frame
         size = turn.upright_size(frame.picture.height, frame.picture.width)
         mask = predictor.mask(smoother(item), size)
-        shares = class_shares(mask, len(predictor.classes))
+        # OpenCV's histogram reads the bytes as they are; NumPy's would first make them 64-bit.
+        counts = cv2.calcHist([mask], [0], None, [256], [0, 256])[: len(predictor.classes), 0]
         frame.picture = tinter.draw(frame.picture, mask)
-        yield Drawn(frame, shares)
-
-
-def class_shares(mask: np.ndarray, num_classes: int) -> np.ndarray:
-    """Each class's share of a mask (H, W) uint8: (K,) in [0, 1]."""
-    # OpenCV's histogram reads the bytes as they are; NumPy's would first make them 64-bit.
-    counts = cv2.calcHist([mask], [0], None, [256], [0, 256])[:num_classes, 0]
-    return counts.astype(np.float64) / mask.size
+        yield Drawn(frame, counts.astype(np.float64) / mask.size)

@@ -80,7 +80,10 @@ def load(path: Path, device: torch.device) -> tuple[OnnxModel, ModelConfig, Clas
     onnx, onnxruntime = packages()
     if not path.is_file():
         raise UserError(f"{path} is not a file; give the path of an .onnx file.")
-    proto = _parse(onnx, path)
+    try:
+        proto = onnx.load(path, load_external_data=False)  # files beside it are left alone
+    except Exception as error:  # protobuf's DecodeError, and whatever a damaged file provokes
+        raise UserError(f"{path} is damaged or no ONNX file; export it again.") from error
     config, classes = _description(proto, path)
     _check_external_data(onnx, proto, path)
     del proto  # onnxruntime reads the file itself
@@ -89,12 +92,10 @@ def load(path: Path, device: torch.device) -> tuple[OnnxModel, ModelConfig, Clas
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.intra_op_num_threads = torch.get_num_threads()  # as many as there are real cores
     options.log_severity_level = 3  # errors; they are raised anyway
-    wanted = ["CUDAExecutionProvider"] if torch.device(device).type == "cuda" else []
-    providers = [name for name in wanted if name in onnxruntime.get_available_providers()]
+    gpu = {"CUDAExecutionProvider"} if torch.device(device).type == "cuda" else set()
+    providers = [*gpu.intersection(onnxruntime.get_available_providers()), "CPUExecutionProvider"]
     try:
-        session = onnxruntime.InferenceSession(
-            path, options, providers=[*providers, "CPUExecutionProvider"]
-        )
+        session = onnxruntime.InferenceSession(path, options, providers=providers)
     except Exception as error:  # onnxruntime's errors share no base class but this
         raise UserError(f"onnxruntime cannot load {path}: {_first_line(error)}") from error
     batch = _check_interface(session, config, path)
@@ -115,14 +116,6 @@ def packages():
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().split("\n")[0][:300]
-
-
-def _parse(onnx, path: Path):
-    """The file's content, weights in files beside it left alone."""
-    try:
-        return onnx.load(path, load_external_data=False)
-    except Exception as error:  # protobuf's DecodeError, and whatever a damaged file provokes
-        raise UserError(f"{path} is damaged or no ONNX file; export it again.") from error
 
 
 def _description(proto, path: Path) -> tuple[ModelConfig, ClassTable]:

@@ -6,7 +6,9 @@ they cannot disagree.
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
@@ -25,6 +27,7 @@ from segmentation_model import load_model
 BAND = 512
 
 
+@dataclass(eq=False)
 class Predictor:
     """Segments pictures of any size with one model.
 
@@ -41,55 +44,42 @@ class Predictor:
         batch: tiles that pass at once.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        config: ModelConfig,
-        classes: ClassTable,
-        size: Size | None = None,
-        device: str | torch.device = "cpu",
-        keep_aspect: bool = False,
-        tile: int | None = None,
-        overlap: float = 0.5,
-        flips: bool = False,
-        batch: int = 1,
-    ):
-        self.model, self.config, self.classes = model, config, classes
-        self.size = size or config.input_size
-        self.keep_aspect, self.flips = keep_aspect, flips
-        self.tile, self.overlap, self.batch = tile, overlap, batch
-        self.to(torch.device(device))
-        self._normalise = Normalisation(config.mean, config.std)
+    model: nn.Module
+    config: ModelConfig
+    classes: ClassTable
+    size: Size | None = None
+    device: str | torch.device = "cpu"
+    keep_aspect: bool = False
+    tile: int | None = None
+    overlap: float = 0.5
+    flips: bool = False
+    batch: int = 1
+
+    def __post_init__(self):
+        self.size = self.size or self.config.input_size
+        self.to(torch.device(self.device))
+        self._normalise = Normalisation(self.config.mean, self.config.std)
 
     @classmethod
-    def load(
-        cls,
-        path: Path,
-        size: Size | None = None,
-        device: str = "auto",
-        tile: int | None = None,
-        **options,
-    ) -> "Predictor":
+    def load(cls, path: Path, size: Size | None = None, device: str = "auto", **options) -> Self:
         """Make the predictor of an ONNX file or a checkpoint, whose model is made to predict only.
 
         Raises:
             UserError: the checkpoint or the device cannot be used.
         """
-        chosen = choose_device(device)
-        if Path(path).suffix.lower() == ".pt2":
+        chosen, path = choose_device(device), Path(path)
+        if path.suffix.lower() == ".pt2":
             raise UserError(
                 f"{path} is a file of torch.export, which can hold code and is not read; make an "
                 ".onnx file of the checkpoint with export.py."
             )
-        if Path(path).suffix.lower() == ".onnx":
-            model, config, classes = onnx_model.load(Path(path), chosen)
-        else:
-            loaded = load_model(Path(path))
-            config, classes = loaded.config, loaded.classes
-            sizes = [size or config.input_size] + ([(tile, tile)] if tile else [])
-            model = fix_positions(fold_batchnorm(loaded.model).to(chosen), sizes)
-            model = model.to(memory_format=torch.channels_last)
-        return cls(model, config, classes, size, chosen, tile=tile, **options)
+        if path.suffix.lower() == ".onnx":
+            return cls(*onnx_model.load(path, chosen), size, chosen, **options)
+        loaded, tile = load_model(path), options.get("tile")
+        sizes = [size or loaded.config.input_size] + ([(tile, tile)] if tile else [])
+        model = fix_positions(fold_batchnorm(loaded.model).to(chosen), sizes)
+        model = model.to(memory_format=torch.channels_last)
+        return cls(model, loaded.config, loaded.classes, size, chosen, **options)
 
     def to(self, device: torch.device) -> None:
         """Move the model."""
@@ -101,7 +91,8 @@ class Predictor:
     @torch.inference_mode()
     def scores(self, images: list[np.ndarray]) -> Tensor:
         """Logits at the network's size, (B, K, h, w) float32, of pictures HWC uint8 RGB."""
-        return self._forward([self._fit(image) for image in images])
+        fitted = [resize_image(image, self._inner(image.shape[:2])) for image in images]
+        return self._forward(fitted)
 
     @torch.inference_mode()
     def mask(self, scores: Tensor, size: Size) -> np.ndarray:
@@ -136,10 +127,6 @@ class Predictor:
                 yield self._tiled_bands(image)
             else:
                 yield self._bands(next(scores), image.shape[:2])
-
-    def _fit(self, image: np.ndarray) -> np.ndarray:
-        """Resize a picture to the network's size, or into it: HWC uint8."""
-        return resize_image(image, self._inner(image.shape[:2]))
 
     def _inner(self, size: Size) -> Size:
         """The part of the network's input that a picture of `size` fills."""

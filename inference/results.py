@@ -19,24 +19,17 @@ from reporting.gallery import GalleryRow, write_gallery
 from utils import colour_mask, draw_legend, overlay
 
 MAX_JPEG_SIDE = 65_500  # pixels; the overlay of a longer picture is a smaller view of it
-ENDINGS = {
-    "overlay": "_overlay.jpg",
-    "mask": "_mask.png",
-    "colour": "_colour.png",
-    "prob": "_prob.npz",
-}
+ENDINGS = dict(overlay="_overlay.jpg", mask="_mask.png", colour="_colour.png", prob="_prob.npz")
 KINDS = (*ENDINGS, "cvat")
 
 
 @dataclass
 class Result:
-    """One picture's numbers and its small view for the gallery."""
+    """One picture's line of results.csv and its card of the gallery."""
 
     name: str
     row: list
-    severity: float
-    shares: list[float]
-    thumbnail: bytes
+    card: GalleryRow
 
 
 @dataclass(frozen=True)
@@ -87,9 +80,10 @@ class ResultFolder:
             mask: (H, W) uint8 class indices.
             probabilities: (K, H, W) float16, where they are wanted.
         """
-        tinted = overlay(image, mask, self.classes)
+        tinted, href = overlay(image, mask, self.classes), None
         if "overlay" in self.kinds:
             write_image(self.file(name, "overlay"), shrink(tinted, MAX_JPEG_SIDE))
+            href = str(result_path(Path(), name, ENDINGS["overlay"]))
         if "mask" in self.kinds or "cvat" in self.kinds:
             write_mask(self.file(name, "mask"), mask, self.classes.colors)
         if "colour" in self.kinds:
@@ -100,7 +94,8 @@ class ResultFolder:
                 np.savez_compressed(temporary, **arrays)
         severity, shares, figures = mask_statistics(mask, self.classes, self.mm_per_pixel)
         row = [str(path), image.shape[1], image.shape[0], severity, *figures]
-        return Result(name, row, severity, shares, encode_jpeg(shrink(tinted, 320), quality=70))
+        thumbnail = encode_jpeg(shrink(tinted, 320), quality=70)
+        return Result(name, row, GalleryRow(printable(name), severity, shares, thumbnail, href))
 
     def write_summary(self, results: list[Result]) -> None:
         """Write what covers all pictures: results.csv, legend.png, cvat.zip, summary.html."""
@@ -116,19 +111,9 @@ class ResultFolder:
             self.path / "summary.html",
             title="Segmented pictures",
             classes=self.classes,
-            rows=map(self._gallery_row, results),
+            rows=(result.card for result in results),
             out_dir=self.path,
             note=f"Severity is the share of {self.classes.names[-1]} in {whole}.",
-        )
-
-    def _gallery_row(self, result: Result) -> GalleryRow:
-        overlay_file = result_path(Path(), result.name, ENDINGS["overlay"])
-        return GalleryRow(
-            printable(result.name),
-            result.severity,
-            result.shares,
-            result.thumbnail,
-            str(overlay_file) if "overlay" in self.kinds else None,
         )
 
     def _write_cvat(self, names: list[str]) -> None:

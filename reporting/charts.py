@@ -20,11 +20,11 @@ def training_charts(history: list[dict], names: tuple[str, ...], mark: int | Non
     """
     if not history:
         return []
-    epochs = [row["epoch"] for row in history]
-    charts = [
-        line_chart(title, epochs, _both_splits(history, figure), mark, percents=figure != "loss")
-        for title, figure in FIGURES.items()
-    ]
+    epochs, charts = [row["epoch"] for row in history], []
+    for title, figure in FIGURES.items():
+        splits = ("training", f"train_{figure}"), ("validation", f"valid_{figure}")
+        series = [(label, [row.get(key) for row in history]) for label, key in splits]
+        charts.append(line_chart(title, epochs, series, mark, percents=figure != "loss"))
     final = history[-1].get("valid_iou") or []
     # Where there are more classes than lines that can be told apart, the weakest are drawn.
     order = sorted(range(len(final)), key=lambda i: final[i] if is_number(final[i]) else -1)
@@ -33,13 +33,6 @@ def training_charts(history: list[dict], names: tuple[str, ...], mark: int | Non
     which = f"of the {MAX_COLORS} weakest classes" if len(final) > MAX_COLORS else "of each class"
     charts.append(line_chart(f"Validation IoU {which}", epochs, series, mark, percents=True))
     return [chart for chart in charts if chart]
-
-
-def _both_splits(history: list[dict], figure: str) -> Series:
-    return [
-        (label, [row.get(f"{split}_{figure}") for row in history])
-        for label, split in (("training", "train"), ("validation", "valid"))
-    ]
 
 
 def line_chart(

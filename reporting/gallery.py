@@ -56,12 +56,11 @@ def write_gallery(
     Raises:
         OSError: the file cannot be written, or the disk is full.
     """
-    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=path.parent) as spool:
-        cards = [_card(row, spool, Path(out_dir), path.parent) for row in rows]
+        cards = [_card(row, spool, out_dir, path.parent) for row in rows]
         severities = [card["severity"] for card in cards if not math.isnan(card["severity"])]
-        cards.sort(key=_severest_first)
+        cards.sort(key=lambda card: 1 if math.isnan(card["severity"]) else -card["severity"])
         render(
             path,
             "gallery.html",
@@ -76,20 +75,21 @@ def write_gallery(
         )
 
 
-def _severest_first(card: dict) -> float:
-    return 1.0 if math.isnan(card["severity"]) else -card["severity"]
-
-
 def _card(row: GalleryRow, spool, out_dir: Path, page_dir: Path) -> dict:
     """What a picture's card shows, its thumbnail put aside on the disk."""
     start = spool.tell()
     spool.write(row.thumbnail)
     largest = sorted(range(len(row.shares)), key=lambda i: -row.shares[i])[:MAX_COLORS]
+    href = None
+    if row.overlay_href is not None:
+        # Relative, every byte that means something in an address percent-encoded.
+        relative = Path(os.path.relpath(out_dir / row.overlay_href, page_dir))
+        href = quote(os.fsencode(relative.as_posix()))
     return {
         "name": row.name,
         "severity": row.severity,
         "shares": [(i, row.shares[i]) for i in sorted(largest) if row.shares[i] > 0],
-        "href": None if row.overlay_href is None else _href(out_dir / row.overlay_href, page_dir),
+        "href": href,
         "thumbnail": (start, len(row.thumbnail)),
     }
 
@@ -100,12 +100,6 @@ def _with_thumbnails(cards: list[dict], spool) -> Iterator[dict]:
         start, length = card["thumbnail"]
         spool.seek(start)
         yield card | {"thumbnail": jpeg_uri(spool.read(length))}
-
-
-def _href(target: Path, page_dir: Path) -> str:
-    """A relative link, every byte that means something in an address percent-encoded."""
-    relative = Path(os.path.relpath(target, page_dir)).as_posix()
-    return quote(os.fsencode(relative))
 
 
 def _histogram(severities: list[float], bins: int = 20) -> list[dict]:

@@ -37,14 +37,9 @@ def render(path: Path, template: str, **context) -> None:
 @lru_cache(maxsize=1)
 def environment() -> Environment:
     """What compiles the templates."""
-    made = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=_printed,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    loader = FileSystemLoader(Path(__file__).parent / "templates")
+    strict = {"autoescape": True, "undefined": StrictUndefined, "finalize": _printed}
+    made = Environment(loader=loader, trim_blocks=True, lstrip_blocks=True, **strict)
     made.filters |= {"percent": percent, "plain": _plain, "script_hash": _script_hash}
     return made
 
@@ -66,12 +61,10 @@ def jpeg_uri(jpeg: bytes) -> Markup:
 
 def _plain(value: object) -> str:
     """A setting or a fact as text."""
-    if value is None or (isinstance(value, float) and not math.isfinite(value)):
-        return "–"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:.6g}"
+    if value is None or isinstance(value, float):
+        return f"{value:.6g}" if is_number(value) else "–"
     if isinstance(value, list | tuple):
         return ", ".join(map(_plain, value)) or "–"
     return str(value)

@@ -52,7 +52,10 @@ def write_report(
     Raises:
         OSError: the file cannot be written.
     """
-    best = _best_row(history or [])
+    history, facts = history or [], facts or {}
+    # The first epoch with the highest validation mIoU.
+    known = [row for row in history if math.isfinite(row.get("valid_miou", math.nan))]
+    best = max(known, key=lambda row: row["valid_miou"], default=None)
     if metrics is None and best is not None:
         metrics = {k.removeprefix("valid_"): v for k, v in best.items() if k.startswith("valid_")}
     metrics = metrics or {}
@@ -61,17 +64,17 @@ def write_report(
         "report.html",
         title=title,
         verdict=_verdict(classes.names, metrics),
-        tiles=_tiles(metrics, history or [], best, facts or {}),
+        tiles=_tiles(metrics, history, best, facts),
         class_rows=_class_rows(classes, metrics),
         confusion=_confusion(metrics),
         names=classes.names,
-        charts=training_charts(history or [], classes.names, best and best["epoch"]),
-        training=_training_sentence(history or [], best),
+        charts=training_charts(history, classes.names, best and best["epoch"]),
+        training=_training_sentence(history, best),
         samples=sample_views(samples, classes),
         legend=legend(classes),
         figures={k: v for k, v in metrics.items() if isinstance(v, int | float)},
         settings=settings or {},
-        facts=facts or {},
+        facts=facts,
     )
 
 
@@ -85,12 +88,11 @@ def _verdict(names: tuple[str, ...], metrics: dict) -> dict | None:
     grade = next(word for low, least, word in GRADES if miou >= low and weakest >= least)
     meaning = f"Predicted and true areas overlap by {miou:.0%}, averaged over {len(known)} classes."
     counts = np.array(metrics.get("confusion", ()), dtype=np.float64)
+    failing = f"Weakest class: {names[index]}, IoU {weakest:.0%}."
     if counts.any():
         common = int(counts.sum(1).argmax())
         lazy = counts[common].sum() / counts.sum() / len(known)
         meaning += f" Calling every pixel {names[common]} would reach {lazy:.0%}."
-    failing = f"Weakest class: {names[index]}, IoU {weakest:.0%}."
-    if counts.any():
         failing += "".join(_mistakes(names, counts, index))
     severity, misleads = _severity(metrics)
     grade = min(grade, "Fair", key=_rank) if misleads else grade
@@ -179,18 +181,11 @@ def _confusion(metrics: dict) -> list[list[tuple[int, float]]]:
     return [list(zip(*row, strict=True)) for row in rows]
 
 
-def _best_row(history: list[dict]) -> dict | None:
-    """The first epoch with the highest validation mIoU."""
-    known = [row for row in history if math.isfinite(row.get("valid_miou", math.nan))]
-    return max(known, key=lambda row: row["valid_miou"], default=None)
-
-
 def _training_sentence(history: list[dict], best: dict | None) -> str:
     """What the curves say about going on."""
     if best is None or len(history) < 5:
         return ""
-    last = history[-1]
-    since = last["epoch"] - best["epoch"]
+    since = history[-1]["epoch"] - best["epoch"]
     text = f"Validation mIoU was highest at epoch {best['epoch']} ({best['valid_miou']:.1%})"
     if since <= 0.1 * len(history):
         return f"{text}, close to the end: more epochs may help."

@@ -113,14 +113,7 @@ def error_map(image: np.ndarray, truth: np.ndarray, pred: np.ndarray) -> np.ndar
 def legend(classes: ClassTable) -> dict[str, list[tuple]]:
     """(colour, words) for the overlays and for the error map."""
     ground = classes.names[0]
-    shown = zip(classes.vis_colors, classes.names, strict=True)
-    return {
-        "Classes": [(color, name) for color, name in shown if any(color)],
-        "Errors": [
-            (RIGHT, "right"),
-            (MISSED, f"missed: called {ground}"),
-            (FALSE_ALARM, f"false alarm: is {ground}"),
-            (WRONG_CLASS, "wrong class"),
-            (IGNORED, "ignored"),
-        ],
-    }
+    shown = [pair for pair in zip(classes.vis_colors, classes.names, strict=True) if any(pair[0])]
+    mistakes = {MISSED: f"missed: called {ground}", FALSE_ALARM: f"false alarm: is {ground}"}
+    errors = {RIGHT: "right"} | mistakes | {WRONG_CLASS: "wrong class", IGNORED: "ignored"}
+    return {"Classes": shown, "Errors": list(errors.items())}

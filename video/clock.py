@@ -49,8 +49,5 @@ class Clock:
 
 def common_time_base(rate: Fraction, tick: Fraction) -> Fraction:
     """The coarsest tick that holds both exact frame times and the source's own time stamps."""
-    tick = Fraction(tick)
-    for ticks in (math.lcm(rate.numerator, tick.denominator), tick.denominator, rate.numerator):
-        if ticks <= MAX_TIME_BASE:
-            return Fraction(1, ticks)
-    return Fraction(1, 90_000)
+    wanted = math.lcm(rate.numerator, tick.denominator), tick.denominator, rate.numerator
+    return Fraction(1, next((ticks for ticks in wanted if ticks <= MAX_TIME_BASE), 90_000))

@@ -69,10 +69,9 @@ def stopped_by_interrupt() -> Iterator[threading.Event]:
             raise KeyboardInterrupt
         stop.set()
 
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    before = {kind: signal.signal(kind, on_interrupt) for kind in (signal.SIGINT, signal.SIGTERM)}
+    here = threading.current_thread() is threading.main_thread()
+    kinds = (signal.SIGINT, signal.SIGTERM) if here else ()
+    before = {kind: signal.signal(kind, on_interrupt) for kind in kinds}
     try:
         yield stop
     finally:

@@ -7,8 +7,10 @@ model, and never back, so what the mask leaves alone is only re-encoded.
 import math
 from collections import deque
 from collections.abc import Generator, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import chain
 
 import av
 import numpy as np
@@ -63,7 +65,7 @@ class Damage:
     reason: str
 
 
-class VideoReader:
+class VideoReader(AbstractContextManager):
     """Frames and sound of a file, a camera or a stream, in the order they are stored.
 
     The first frame is decoded at once: only frames tell the size, orientation and colours that
@@ -101,9 +103,6 @@ class VideoReader:
             self._container.close()
             raise
 
-    def __enter__(self) -> "VideoReader":
-        return self
-
     def __exit__(self, *_) -> None:
         self._items.close()
         self._container.close()
@@ -126,10 +125,16 @@ class VideoReader:
 
     def batches(self, size: int) -> Iterator[list[Frame | Sound]]:
         """Groups of what follows in the file, each with at most `size` frames."""
+        turn = Turn(self.matrix)
+        waiting, self._waiting = self._waiting, []
         batch, frames = [], 0
-        for item in self._all():
+        for item in chain(waiting, self._items):
+            if isinstance(item, Frame):
+                # One thread is faster than many here: the other stages keep the cores busy.
+                rgb = self._rgb.reformat(item.picture, format="rgb24", threads=1)
+                item.image = turn.upright(rgb.to_ndarray())
+                frames += 1
             batch.append(item)
-            frames += isinstance(item, Frame)
             # A stretch of sound alone must not gather without end.
             if frames == size or len(batch) == 64 * size:
                 yield batch
@@ -141,19 +146,6 @@ class VideoReader:
         """Remember the first damage, at `time` or where reading stands."""
         if self.damage is None:
             self.damage = Damage(float(self._end if time is None else time), reason)
-
-    def _all(self) -> Iterator[Frame | Sound]:
-        turn = Turn(self.matrix)
-        waiting, self._waiting = self._waiting, []
-        for source in (waiting, self._items):
-            for item in source:
-                if isinstance(item, Frame):
-                    item.image = turn.upright(self._to_rgb(item.picture))
-                yield item
-
-    def _to_rgb(self, picture: av.VideoFrame) -> np.ndarray:
-        # One thread is faster than many here: the other stages keep the cores busy.
-        return self._rgb.reformat(picture, format="rgb24", threads=1).to_ndarray()
 
     def _until_first_frame(self) -> list[Frame | Sound]:
         waiting = []
@@ -170,7 +162,6 @@ class VideoReader:
 
     def _read(self) -> Generator[Frame | Sound, None, None]:
         """Demux and decode until the end or until nothing more can be read; note what is wrong."""
-        picture = self._decoded_pictures
         packets = self._container.demux([self.stream, *self.sounds])
         while True:
             try:
@@ -179,11 +170,11 @@ class VideoReader:
                 break
             except (av.error.FFmpegError, ValueError) as error:
                 self.note(reason_of(error))
-                yield from picture(None)
+                yield from self._decoded_pictures(None)
                 break
             if packet.stream.index == self.stream.index:  # an empty packet's own index is 0
                 self._packets += packet.size > 0
-                yield from picture(packet)
+                yield from self._decoded_pictures(packet)
             else:
                 yield from self._decoded_sound(packet)
         self._note_missing_end()
@@ -209,23 +200,19 @@ class VideoReader:
             if picture.duration and not self._clock.regular:
                 duration = picture.duration * self.stream.time_base
             self._end = max(self._end, time + duration)
-            if self.first is not None:
-                picture = self._like_first(picture)
+            if (first := self.first) is not None:
+                # A stream may change its size or format on the way; the output cannot.
+                size = first.width, first.height
+                picture = self._same.reformat(picture, *size, first.format.name)
             yield Frame(index, time, duration, picture)
 
     def _place(self) -> int | None:
         """The stamp of an AVI's next frame, from the places of the packets that were decoded."""
         place = self._places.popleft()
+        following = self._places[0] if self._places else None
         # Frames that are stored out of order come out one packet later than they are shown.
-        late = (
-            self._places and self._places[0] is not None and self.stream.codec_context.has_b_frames
-        )
-        return self._places[0] - 1 if late else place
-
-    def _like_first(self, picture: av.VideoFrame) -> av.VideoFrame:
-        """A stream may change its size or format on the way; the output cannot."""
-        first = self.first
-        return self._same.reformat(picture, first.width, first.height, first.format.name)
+        late = following is not None and self.stream.codec_context.has_b_frames
+        return following - 1 if late else place
 
     def _decoded_sound(self, packet: av.Packet) -> Iterator[Sound]:
         track = self.sounds.index(packet.stream)
@@ -292,12 +279,8 @@ class VideoReader:
         return first if discontinuous or self.live else max(Fraction(0), first)
 
     def _pick_stream(self) -> av.VideoStream:
-        # The cover of a song is stored as a video stream, too.
-        videos = [
-            s
-            for s in self._container.streams.video
-            if not s.disposition & av.stream.Disposition.attached_pic
-        ]
+        cover = av.stream.Disposition.attached_pic  # of a song, stored as a video stream, too
+        videos = [s for s in self._container.streams.video if not s.disposition & cover]
         if not videos or self._container.format.name in NOT_VIDEO:
             raise UserError(f"{self.name} has no video stream; give a video.")
         stream = videos[0]

@@ -46,27 +46,24 @@ def open_source(source: str, name: str) -> av.container.InputContainer:
         UserError: there is nothing there, or it is no video.
     """
     live = is_live(source)
-    if not live:
+    if live:
+        address, kind = _device(source)
+        settings = {"format": kind, "timeout": (20, 30)}
+    else:
         path = Path(source)
         if path.is_dir():
             raise UserError(f"{name} is a folder; give the videos in it by name.")
         if not path.exists():
             raise UserError(f"{name} does not exist; give the path of a video.")
-        source, kind, timeout = f"file:{path}", None, None
-        options = {"protocol_whitelist": "file"}
-    else:
-        (source, kind), timeout, options = _device(source), (20, 30), {}
+        address, settings = f"file:{path}", {"options": {"protocol_whitelist": "file"}}
     try:
-        container = av.open(
-            source, format=kind, options=options, timeout=timeout, metadata_errors="replace"
-        )
+        container = av.open(address, metadata_errors="replace", **settings)
     except PermissionError as error:
         raise UserError(f"{name} may not be read; change its permissions.") from error
     except (av.error.FFmpegError, OSError, ValueError) as error:
-        check = "check that it is on" if timeout else "try whether a player can"
-        raise UserError(
-            f"{name} cannot be opened as a video ({reason_of(error)}); {check}."
-        ) from error
+        fault = f"{name} cannot be opened as a video ({reason_of(error)})"
+        check = "check that it is on" if live else "try whether a player can"
+        raise UserError(f"{fault}; {check}.") from error
     if not live and LISTS & set(container.format.name.split(",")):
         container.close()
         raise UserError(f"{name} is a list of other files, not a video; give the videos.")

@@ -27,7 +27,8 @@ class Turn:
         a, b, c, d = (1, 0, 0, 1) if matrix is None else np.sign(matrix[[0, 1, 3, 4]]).tolist()
         # A stored point (x, y) is shown at (a x + c y, b x + d y).
         self._swap = a == 0 and d == 0 and b != 0 and c != 0
-        self._flip_x, self._flip_y = ((c < 0), (b < 0)) if self._swap else ((a < 0), (d < 0))
+        mirrored = (c < 0, b < 0) if self._swap else (a < 0, d < 0)  # along x, along y
+        self._flip_code = {(True, False): 1, (False, True): 0, (True, True): -1}.get(mirrored)
 
     def upright_size(self, height: int, width: int) -> Size:
         """(height, width) of the upright picture."""
@@ -35,9 +36,7 @@ class Turn:
 
     def upright(self, array: np.ndarray) -> np.ndarray:
         """(H, W, ...) as stored to the upright (H', W', ...), contiguous."""
-        if self._swap:
-            array = cv2.transpose(array)
-        return self._flip(array)
+        return self._flip(cv2.transpose(array) if self._swap else array)
 
     def stored(self, array: np.ndarray) -> np.ndarray:
         """The way back."""
@@ -45,9 +44,7 @@ class Turn:
         return cv2.transpose(array) if self._swap else array
 
     def _flip(self, array: np.ndarray) -> np.ndarray:
-        if not (self._flip_x or self._flip_y):
-            return array
-        return cv2.flip(array, {(1, 0): 1, (0, 1): 0, (1, 1): -1}[self._flip_x, self._flip_y])
+        return array if self._flip_code is None else cv2.flip(array, self._flip_code)
 
 
 class Tinter:
@@ -109,13 +106,8 @@ class Tinter:
         if picture.format.name in ("yuv420p", "yuvj420p"):  # the same bytes
             return picture
         full_range, matrix = colours_of(picture)
-        return self._to_yuv420p.reformat(
-            picture,
-            format="yuv420p",
-            dst_color_range=full_range or LIMITED,
-            dst_colorspace=matrix,
-            threads=1,
-        )
+        colours = {"dst_color_range": full_range or LIMITED, "dst_colorspace": matrix}
+        return self._to_yuv420p.reformat(picture, format="yuv420p", threads=1, **colours)
 
     def _table(self, full_range: int, matrix: int) -> np.ndarray:
         """Each class's colour as Y, U and V: (3, 256) uint8 (ITU-R BT.601, 709 and 2020)."""
@@ -128,8 +120,7 @@ class Tinter:
                 yuv = [luma, 128 + u, 128 + v]
             else:
                 yuv = [16 + luma * 219 / 255, 128 + u * 224 / 255, 128 + v * 224 / 255]
-            table = np.clip(np.rint(yuv), 0, 255).astype(np.uint8)
-            self._tables[full_range, matrix] = table
+            self._tables[full_range, matrix] = np.clip(np.rint(yuv), 0, 255).astype(np.uint8)
         return self._tables[full_range, matrix]
 
 

@@ -19,8 +19,7 @@ class Window:
 
     def show(self, frame: Frame) -> bool:
         """Whether to go on."""
-        picture = self._turn.upright(frame.picture.to_ndarray(format="bgr24"))
-        cv2.imshow(self._name, picture)
+        cv2.imshow(self._name, self._turn.upright(frame.picture.to_ndarray(format="bgr24")))
         closed = cv2.waitKey(1) & 0xFF in (27, ord("q"))
         return not closed and cv2.getWindowProperty(self._name, cv2.WND_PROP_VISIBLE) > 0
 

@@ -1,5 +1,6 @@
 """Video out: frames encoded at their times, sound copied or encoded beside them."""
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ QUALITY_OPTION |= dict.fromkeys(("h264_nvenc", "hevc_nvenc"), "cq")
 AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
 
 
-class VideoWriter:
+class VideoWriter(AbstractContextManager):
     """An mp4 that plays in a browser while it loads, with the time, turn and colours of its source.
 
     H.264 with 4:2:0 colour has even sides only: an odd side is lengthened by one repeated line.
@@ -45,9 +46,6 @@ class VideoWriter:
                 f"--codec {codec} cannot write {reader.name} here ({reason_of(error)}); "
                 "try --codec libx264."
             ) from error
-
-    def __enter__(self) -> "VideoWriter":
-        return self
 
     def __exit__(self, kind, error, trace) -> None:
         try:
