@@ -50,13 +50,9 @@ def parse_args() -> argparse.Namespace:
     cli.add_shared(parser, "--out-dir", default=DEFAULT_OUT_DIR / "export")
     parser.add_argument("--half", action="store_true", help="weights in 16 bits: half the file")
     parser.add_argument("--dynamic-batch", action="store_true", help="any number of pictures")
-    parser.add_argument(
-        "--images",
-        type=Path,
-        metavar="FOLDER",
-        help=f"photographs to compare on (the first {MAX_IMAGES}); if not given, those that the "
-        "model was validated on, or drawn textures where these are gone",
-    )
+    what = f"photographs to compare on (the first {MAX_IMAGES}); if not given, those that the "
+    what += "model was validated on, or drawn textures where these are gone"
+    parser.add_argument("--images", type=Path, metavar="FOLDER", help=what)
     return parser.parse_args()
 
 
@@ -80,19 +76,12 @@ def to_onnx(loaded: Loaded, size: Size, half: bool, dynamic_batch: bool):
     model = HalfInside(model).eval() if half else model
     # A batch of one would be taken for a constant.
     images = torch.zeros(2 if dynamic_batch else 1, 3, *size)
-    batch = {0: torch.export.Dim("batch", min=1, max=1024)} if dynamic_batch else None
+    shapes = ({0: torch.export.Dim("batch", min=1, max=1024)},) if dynamic_batch else None
+    options = {"input_names": ["images"], "output_names": ["logits"], "dynamic_shapes": shapes}
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's, on its own insides, as the log above
-        program = torch.onnx.export(
-            model,
-            (images,),
-            dynamo=True,
-            verbose=False,
-            input_names=["images"],
-            output_names=["logits"],
-            dynamic_shapes=(batch,) if batch else None,
-        )
+        program = torch.onnx.export(model, (images,), dynamo=True, verbose=False, **options)
     config = loaded.config.to_plain() | {"input_size": list(size)}
     description = {"format": FORMAT, "model_config": config, "classes": loaded.classes.to_plain()}
     for key, value in description.items():
@@ -153,8 +142,8 @@ def photographs(folder: Path | None, loaded: Loaded, size: Size) -> tuple[list[n
         UserError: the folder holds none.
     """
     if folder is None:
-        known = _validated_on(loaded)
-        return known or (textures(4, size), "4 drawn textures (give --images for photographs)")
+        drawn = "4 drawn textures (give --images for photographs)"
+        return _validated_on(loaded) or (textures(4, size), drawn)
     paths = list_images(folder)[:MAX_IMAGES]
     if not paths:
         raise UserError(f"{folder} holds no pictures; name a folder with photographs.")
@@ -223,10 +212,6 @@ def verify(path: Path, loaded: Loaded, size: Size, folder: Path | None) -> str:
 # --- The run --------------------------------------------------------------------------------------
 
 
-def file_name(model: Path, size: Size, half: bool) -> str:
-    return f"{model.stem}_{size[1]}x{size[0]}{'_half' if half else ''}.onnx"
-
-
 def export(
     loaded: Loaded,
     path: Path,
@@ -259,7 +244,8 @@ def main() -> None:
     size = args.imgsz or loaded.config.input_size
     if min(size) < 32:
         raise UserError(f"--imgsz {size[1]} {size[0]} is too small; the model needs 32 and more.")
-    path = args.out_dir / file_name(args.model, size, args.half)
+    half = "_half" if args.half else ""
+    path = args.out_dir / f"{args.model.stem}_{size[1]}x{size[0]}{half}.onnx"
     print(f"Exporting {loaded.config.variant}, {loaded.config.head} head, takes a minute ...")
     with lock_folder(args.out_dir):
         print(export(loaded, path, size, args.half, args.dynamic_batch, args.images))
