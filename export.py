@@ -89,19 +89,12 @@ def to_onnx(loaded: Loaded, size: Size, half: bool, dynamic_batch: bool):
     model = HalfInside(model).eval() if half else model
     # A batch of one would be taken for a constant.
     images = torch.zeros(2 if dynamic_batch else 1, 3, *size)
-    batch = {0: torch.export.Dim("batch", min=1, max=1024)} if dynamic_batch else None
+    shapes = ({0: torch.export.Dim("batch", min=1, max=1024)},) if dynamic_batch else None
+    options = {"input_names": ["images"], "output_names": ["logits"], "dynamic_shapes": shapes}
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's, on its own insides, as the log above
-        program = torch.onnx.export(
-            model,
-            (images,),
-            dynamo=True,
-            verbose=False,
-            input_names=["images"],
-            output_names=["logits"],
-            dynamic_shapes=(batch,) if batch else None,
-        )
+        program = torch.onnx.export(model, (images,), dynamo=True, verbose=False, **options)
     config = loaded.config.to_plain() | {"input_size": list(size)}
     description = {"format": FORMAT, "model_config": config, "classes": loaded.classes.to_plain()}
     for key, value in description.items():
@@ -162,8 +155,8 @@ def photographs(folder: Path | None, loaded: Loaded, size: Size) -> tuple[list[n
         UserError: the folder holds none.
     """
     if folder is None:
-        known = _validated_on(loaded)
-        return known or (textures(4, size), "4 drawn textures (give --images for photographs)")
+        drawn = "4 drawn textures (give --images for photographs)"
+        return _validated_on(loaded) or (textures(4, size), drawn)
     paths = list_images(folder)[:MAX_IMAGES]
     if not paths:
         raise UserError(f"{folder} holds no pictures; name a folder with photographs.")

@@ -18,10 +18,8 @@ def choose_device(name: str) -> torch.device:
         UserError: no such device here.
     """
     if name == "auto":
-        if torch.cuda.is_available():
-            name = "cuda"
-        else:
-            name = "mps" if torch.backends.mps.is_available() else "cpu"
+        other = "mps" if torch.backends.mps.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else other
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
@@ -47,9 +45,5 @@ def machine() -> str:
     parts = [f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"]
     if torch.cuda.is_available():
         parts.append(torch.cuda.get_device_name())
-    parts += [
-        platform.system(),
-        f"Python {platform.python_version()}",
-        f"torch {torch.__version__}",
-    ]
-    return ", ".join(parts)
+    versions = f"Python {platform.python_version()}", f"torch {torch.__version__}"
+    return ", ".join([*parts, platform.system(), *versions])

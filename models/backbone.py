@@ -23,9 +23,8 @@ class PositionTable(nn.Module):
 
     def __init__(self, out_features: int):
         super().__init__()
-        self.cpb_mlp = nn.Sequential(
-            nn.Linear(2, 512), nn.ReLU(), nn.Linear(512, out_features, bias=False)
-        )
+        layers = nn.Linear(2, 512), nn.ReLU(), nn.Linear(512, out_features, bias=False)
+        self.cpb_mlp = nn.Sequential(*layers)
 
     def forward(self, height: int, width: int) -> Tensor:
         with torch.autocast(self.cpb_mlp[0].weight.device.type, enabled=False):
@@ -69,10 +68,8 @@ class RelativePosition(PositionTable):
         distances = distances.sign() * torch.log2(distances.abs() + 1) / math.log2(8)
         biases = self.cpb_mlp(distances).flatten(0, 1)  # (2h-1)(2w-1), heads
 
-        y, x = (
-            torch.arange(height, device=like.device).repeat_interleave(width),
-            torch.arange(width, device=like.device).repeat(height),
-        )
+        y = torch.arange(height, device=like.device).repeat_interleave(width)
+        x = torch.arange(width, device=like.device).repeat(height)
         row_of_pair = y[:, None] - y[None, :] + height - 1
         column_of_pair = x[:, None] - x[None, :] + width - 1
         pairs = row_of_pair * (2 * width - 1) + column_of_pair  # N, N
@@ -104,14 +101,11 @@ class PatchEmbed(nn.Module):
 
     def __init__(self, in_chans: int, in_dim: int, dim: int):
         super().__init__()
-        self.conv_down = nn.Sequential(
-            nn.Conv2d(in_chans, in_dim, 3, stride=2, padding=1, bias=False),
-            nn.BatchNorm2d(in_dim, eps=1e-4),
-            nn.ReLU(),
-            nn.Conv2d(in_dim, dim, 3, stride=2, padding=1, bias=False),
-            nn.BatchNorm2d(dim, eps=1e-4),
-            nn.ReLU(),
-        )
+        layers = []
+        for before, after in ((in_chans, in_dim), (in_dim, dim)):
+            convolution = nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False)
+            layers += [convolution, nn.BatchNorm2d(after, eps=1e-4), nn.ReLU()]
+        self.conv_down = nn.Sequential(*layers)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         half = self.conv_down[:3](images)
@@ -351,10 +345,8 @@ class AttentionLevel(nn.Module):
         window = (self.window, self.window)
         x = F.pad(x, (0, -w % self.window, 0, -h % self.window))
         H, W = x.shape[-2:]
-        one_window = H == W == self.window
-        carriers = None
-        if self.global_tokenizer is not None and not one_window:
-            carriers = self.global_tokenizer(x)
+        carried = self.global_tokenizer is not None and window != (H, W)
+        carriers = self.global_tokenizer(x) if carried else None
         tokens = to_windows(x.permute(0, 2, 3, 1), window)
         for block in self.blocks:
             tokens, carriers = block(tokens, carriers)

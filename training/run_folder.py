@@ -135,13 +135,17 @@ class RunFolder:
         """
         if not distributed.is_main():
             return
-        writer = tensorboard_writer() if tensorboard else None
+        if tensorboard:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError as error:
+                raise UserError("--tensorboard needs a package: pip install tensorboard") from error
         if not self.holds(resumed):
             self.clear()
             if resumed is not None:
                 self.bring_best(resumed.parent)
-        if writer is not None:
-            self.board = writer(self.path / "tensorboard")
+        if tensorboard:
+            self.board = SummaryWriter(self.path / "tensorboard")
         self._outdated = {path for path in self.best.values() if _of_later(path, epochs_done)}
 
     def clear(self) -> None:
@@ -155,12 +159,12 @@ class RunFolder:
     def bring_best(self, source: Path) -> None:
         """Take the best checkpoints along when a run goes on in another folder."""
         for path in self.best.values():
-            if not (source / path.name).is_file():
-                best = source / path.name
+            best = source / path.name
+            if best.is_file():
+                with replacing(path) as temporary:
+                    shutil.copyfile(best, temporary)
+            else:
                 print(f"{best} is not there: the best of the epochs to come takes its place.")
-                continue
-            with replacing(path) as temporary:
-                shutil.copyfile(source / path.name, temporary)
 
     def save_epoch(
         self,
@@ -201,19 +205,6 @@ class RunFolder:
                 self.board.add_scalar(name.replace("_", "/", 1), value, row["epoch"])
         self.board.add_image("valid_preds", sheet, row["epoch"], dataformats="HWC")
         self.board.flush()
-
-
-def tensorboard_writer() -> type:
-    """The class of writers, whose construction begins a file.
-
-    Raises:
-        UserError: tensorboard is not installed.
-    """
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise UserError("--tensorboard needs a package: pip install tensorboard") from error
-    return SummaryWriter
 
 
 def _of_later(path: Path, epochs_done: int) -> bool:

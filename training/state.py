@@ -1,5 +1,7 @@
 """What an epoch changes, so that a stopped training goes on as if it had not been stopped."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,16 +16,18 @@ from config import ClassTable, ModelConfig
 from models.pretrained import load_exactly
 from training.precision import Precision
 
-# How a checkpoint that a stranger changed, or a disk, makes itself known.
-DAMAGED = (KeyError, TypeError, ValueError, IndexError, RuntimeError, AttributeError)
 
-
-def damaged(error: Exception) -> UserError:
-    """What the user reads of an error in DAMAGED."""
-    return UserError(
-        f"The run cannot go on, because its checkpoint is incomplete or damaged "
-        f"({type(error).__name__}); start a new one, its best_model_iou.pth can serve as --weights."
-    )
+@contextmanager
+def damage_explained() -> Iterator[None]:
+    """Say in a sentence what is raised by a checkpoint that a stranger, or a disk, changed."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, IndexError, RuntimeError, AttributeError) as error:
+        raise UserError(
+            f"The run cannot go on, because its checkpoint is incomplete or damaged "
+            f"({type(error).__name__}); start a new one, its best_model_iou.pth can serve as "
+            "--weights."
+        ) from error
 
 
 @dataclass
@@ -72,7 +76,7 @@ class TrainingState:
         """
         keys = ("base_lr", "weight_decay")
         flags = [{key: group[key] for key in keys} for group in self.optimizer.param_groups]
-        try:
+        with damage_explained():
             load_exactly(self.model, saved["live_model_state_dict"], Path("the run's checkpoint"))
             self.optimizer.load_state_dict(saved["optimizer"])
             if saved["scaler"] and self.precision.scaler.is_enabled():
@@ -84,8 +88,6 @@ class TrainingState:
             self.history = saved["history"]
             best_epoch(self.history, "miou")
             self.started_from = str(saved.get("started_from", "not recorded"))
-        except DAMAGED as error:
-            raise damaged(error) from error
         for group, typed in zip(self.optimizer.param_groups, flags, strict=True):
             group |= typed
 
@@ -103,7 +105,7 @@ def check_same_run(
     Raises:
         UserError: names the first difference, or the checkpoint is incomplete or damaged.
     """
-    try:
+    with damage_explained():
         then, names = saved["model_config"], saved["classes"]
         typed = {name: saved["train_args"].get(name) for name in flags}
         # Lists that hold each other have a text of any length.
@@ -120,8 +122,6 @@ def check_same_run(
             ("data files", saved["data_fingerprint"][:12], fingerprint[:12]),
         ]
         differences = [row for row in compared if row[1] != row[2]]
-    except DAMAGED as error:
-        raise damaged(error) from error
     for what, before, now in differences[:1]:
         raise UserError(
             f"The run to resume had {what} {before}, not {now}; give the same, or start a new "
