@@ -95,6 +95,8 @@ def to_onnx(loaded: Loaded, size: Size, half: bool, dynamic_batch: bool):
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's, on its own insides, as the log above
         program = torch.onnx.export(model, (images,), dynamo=True, verbose=False, **options)
+    for node in program.model.graph:  # the exporter notes there from which folders the code came
+        node.metadata_props.clear()
     config = loaded.config.to_plain() | {"input_size": list(size)}
     description = {"format": FORMAT, "model_config": config, "classes": loaded.classes.to_plain()}
     for key, value in description.items():

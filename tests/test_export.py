@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from house import ROOT
 from run_tiny import add_tiny
 
 onnx = pytest.importorskip("onnx", reason="requirements-export.txt is not installed")
@@ -60,6 +61,12 @@ def test_the_file_alone_brings_the_same_logits_classes_and_configuration(exporte
     images = torch.randn(3, 3, *SIZE)
     with torch.inference_mode():
         torch.testing.assert_close(model(images), loaded.model(images), atol=1e-4, rtol=1e-4)
+
+
+def test_a_file_does_not_tell_where_it_was_made(exported):
+    content = exported[1].read_bytes()
+    assert str(ROOT).encode() not in content
+    assert b"site-packages" not in content
 
 
 def test_what_is_written_was_compared_and_is_one_file(exported, tmp_path, monkeypatch):
