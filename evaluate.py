@@ -21,8 +21,7 @@ from common import cli, distributed
 from common.errors import UserError
 from common.files import lock_folder, without_nan, write_csv, write_text
 from config import DEFAULT_DATA, ClassTable
-from data.masks import MaskReader
-from data.pairs import find_pairs
+from data.source import open_source
 from inference.evaluation import evaluate_pairs, example_pictures, format_table, split_metrics
 from inference.predictor import Predictor
 from metrics import ConfusionMatrix
@@ -74,13 +73,13 @@ def main() -> int:
     args = parse_args()
     predictor = Predictor.load(args.model, args.imgsz, args.device)
     predictor.to(distributed.init(predictor.device))
-    reader = MaskReader.for_data(args.data)
+    source = open_source(args.data, (args.split,))
+    reader, pairs = source.reader, source.pairs[args.split]
     if reader.classes.names != predictor.classes.names:
         raise UserError(
             f"{args.model} knows the classes {', '.join(predictor.classes.names)}, and {args.data} "
             f"has {', '.join(reader.classes.names)}; evaluate with the data's own model."
         )
-    pairs = find_pairs(args.data, args.split)
     if distributed.is_main():
         print(reader.describe())
     with lock_folder(args.out_dir, distributed.is_main()):

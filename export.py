@@ -36,8 +36,7 @@ from common.errors import UserError
 from common.files import lock_folder, replacing
 from config import DEFAULT_OUT_DIR, Size
 from data.images import list_images, read_image
-from data.masks import MaskReader
-from data.pairs import find_pairs
+from data.source import open_source
 from inference import onnx_model
 from inference.evaluation import evaluate_pairs, split_metrics
 from inference.predictor import Predictor
@@ -263,11 +262,13 @@ def validation_miou(path: Path, loaded: Loaded) -> float | None:
     """The mIoU of a file on the split that its model was validated on, where that is at hand."""
     root = _data_root(loaded)
     try:
-        reader, pairs = MaskReader.for_data(root or Path()), find_pairs(root or Path(), "valid")
+        source = open_source(root or Path(), ("valid",))
     except (UserError, OSError, ValueError):
         return None
     model, config, classes = onnx_model.load(path, torch.device("cpu"))
-    records = evaluate_pairs(Predictor(model, config, classes), pairs, reader)
+    records = evaluate_pairs(
+        Predictor(model, config, classes), source.pairs["valid"], source.reader
+    )
     return split_metrics(records, loaded.classes)["miou"]
 
 

@@ -32,7 +32,8 @@ from common.errors import UserError
 from config import ClassTable, ModelConfig
 from data.checks import check_pairs
 from data.masks import MaskReader
-from data.pairs import Pair, data_fingerprint, find_pairs
+from data.pairs import Pair
+from data.source import open_source
 from datasets import SegmentationDataset, make_loader
 from inference.evaluation import (
     evaluate_pairs,
@@ -130,11 +131,13 @@ class Data:
 
 def prepare_data(args: argparse.Namespace) -> Data:
     """Find and check the pairs, and settle what the recipe leaves to them."""
-    reader = MaskReader.for_data(args.data)
-    pairs = {split: find_pairs(args.data, split, args.skip_bad) for split in ("train", "valid")}
+    source = open_source(args.data, ("train", "valid"), skip_bad=args.skip_bad)
+    reader = source.reader
     say(reader.describe())
-    pairs = {split: check_pairs(pairs[split], reader, args.skip_bad) for split in pairs}
-    fingerprint = data_fingerprint(args.data, list(pairs.values()))
+    pairs = {
+        split: check_pairs(found, reader, args.skip_bad) for split, found in source.pairs.items()
+    }
+    fingerprint = source.fingerprint(pairs.values())
     settle_recipe(args, pairs["train"])
     say(f"{len(pairs['train'])} training and {len(pairs['valid'])} validation pairs in {args.data}")
     size = args.imgsz

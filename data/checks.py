@@ -20,7 +20,8 @@ from config import IGNORE_INDEX, ClassTable, Size
 from data.classes import table_lines
 from data.images import map_files, read_header, read_image, read_mask_raw
 from data.masks import Census, MaskReader
-from data.pairs import SPLITS, Matching, Pair, explain_ambiguous, is_cvat, match_split
+from data.pairs import Matching, Pair, explain_ambiguous
+from data.source import survey_source
 
 # What spoils a training, or what is learnt from it.
 PROBLEMS = {
@@ -211,14 +212,14 @@ def check_data_set(root: Path, fix_list: Path | None = None) -> int:
         UserError: no such data set, or a class table that cannot be read.
     """
     root = Path(root)
-    reader = MaskReader.for_data(root)
-    matchings = {split: match_split(root, split) for split in SPLITS if has_split(root, split)}
-    jobs = [(split, pair) for split, found in matchings.items() for pair in found.pairs]
+    source = survey_source(root)
+    reader = source.reader
+    jobs = [(split, pair) for split, pairs in source.pairs.items() for pair in pairs]
     examined = map_files(lambda job: examine(job[1], reader), jobs, "Examining")
-    records: dict[str, list[Record]] = {split: [] for split in matchings}
+    records: dict[str, list[Record]] = {split: [] for split in source.pairs}
     for (split, _), record in zip(jobs, examined, strict=True):
         records[split].append(record)
-    findings = [finding for found in matchings.values() for finding in find_unpaired(found)]
+    findings = [finding for found in source.found.values() for finding in find_unpaired(found)]
     findings += [finding for record in examined for finding in record.findings]
     findings += find_twins(records)
     findings += find_absent(records, reader.classes)
@@ -235,15 +236,6 @@ def check_data_set(root: Path, fix_list: Path | None = None) -> int:
         write_text(fix_list, "".join(f"{name}\n" for name in names))
         print(f"{len(names)} names are in {printable(fix_list)}")
     return problems
-
-
-def has_split(root: Path, split: str) -> bool:
-    """Whether a data set has a split; training and validation must be there."""
-    if split != "test":
-        return True
-    if is_cvat(root):
-        return (root / "ImageSets" / "Segmentation" / "test.txt").is_file()
-    return (root / "test_images").is_dir()
 
 
 def find_absent(records: dict[str, list[Record]], classes: ClassTable) -> list[Finding]:

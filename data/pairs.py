@@ -67,7 +67,18 @@ def find_pairs(root: Path, split: str, skip_bad: bool = False) -> list[Pair]:
     Raises:
         UserError: folders are missing or empty, masks are missing or ambiguous.
     """
-    found = match_split(root, split)
+    return usable_pairs(match_split(root, split), skip_bad)
+
+
+def usable_pairs(found: Matching, skip_bad: bool = False) -> list[Pair]:
+    """The pairs of a split, if every photograph has one mask.
+
+    Args:
+        skip_bad: leave out photographs that have no mask or several, with a line that names them.
+
+    Raises:
+        UserError: a mask is missing or ambiguous, or no pair is left.
+    """
     if found.ambiguous and not skip_bad:
         raise UserError(explain_ambiguous(*found.ambiguous[0]))
     if found.without_mask and not (skip_bad and found.pairs):
@@ -259,6 +270,15 @@ def mask_files(root: Path) -> list[Path]:
         return list_images(Path(root) / "SegmentationClass", recursive=True)
     folders = [Path(root) / f"{split}_masks" for split in SPLITS]
     return [path for folder in folders if folder.is_dir() for path in list_images(folder)]
+
+
+def has_split(root: Path, split: str) -> bool:
+    """Whether a data set has a split; training and validation must be there."""
+    if split != "test":
+        return True
+    if is_cvat(root):
+        return (Path(root) / "ImageSets" / "Segmentation" / "test.txt").is_file()
+    return (Path(root) / "test_images").is_dir()
 
 
 def split_remark(root: Path) -> tuple[str, ...]:

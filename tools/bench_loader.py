@@ -17,8 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common import cli
 from common.device import machine
 from config import IMAGENET_MEAN, IMAGENET_STD
-from data.masks import MaskReader
-from data.pairs import find_pairs
+from data.source import open_source
 from datasets import SegmentationDataset, make_loader
 
 
@@ -42,7 +41,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=3)
     args = parser.parse_args()
     height, width = args.imgsz
-    reader, pairs = MaskReader.for_data(args.root), find_pairs(args.root, "train")
+    source = open_source(args.root, ("train",))
+    reader, pairs = source.reader, source.pairs["train"]
     print(
         f"{machine()}\n{len(pairs)} pictures of {args.root.name}, {width}x{height}, {args.augment}"
     )

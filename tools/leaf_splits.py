@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from data.pairs import find_pairs  # noqa: E402
+from data.source import open_source  # noqa: E402
 
 
 def main() -> None:
@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out-dir", type=Path, required=True)
     args = parser.parse_args()
-    train, fixed = find_pairs(args.data, "train"), find_pairs(args.data, "valid")
+    train, fixed = open_source(args.data).pairs.values()
     if len(train) < 3 * len(fixed):
         parser.error(
             f"{args.data} has {len(train)} training pictures, too few for three more validation "
