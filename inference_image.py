@@ -16,19 +16,15 @@ All have the picture's own size. results.csv holds the numbers, summary.html sho
 
 import argparse
 import sys
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
 from common import cli, distributed
 from common.errors import UserError
 from common.files import lock_folder, write_text
-from data.images import read_image
 from data.inputs import find_inputs
+from inference.pictures import segment_pictures
 from inference.predictor import Predictor
 from inference.results import KINDS, Result, ResultFolder
 
@@ -60,55 +56,24 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def read_ahead(
-    named: list[tuple[str, Path]], size: int, pool: ThreadPoolExecutor
-) -> Iterator[list]:
-    """Groups of (name, path, picture to come); a few pictures are read ahead, never all."""
-    items, waiting = iter(named), []
-    while True:
-        for name, path in islice(items, size + 1 - len(waiting)):
-            waiting.append((name, path, pool.submit(read_image, path)))
-        if not waiting:
-            return
-        yield waiting[:size]
-        waiting = waiting[size:]
-
-
-def segment_pictures(
+def segment_all(
     predictor: Predictor, folder: ResultFolder, named: list[tuple[str, Path]], workers: int
 ) -> tuple[list[Result], list[str]]:
-    """Read, segment, write and count pictures; what cannot be read is listed, not lost.
+    """Segment pictures below a bar; what cannot be read is listed, not lost.
 
     Returns:
         the results in the order of the inputs, and a sentence for each picture left out.
     """
-    jobs: list[Future] = []
+    results: list[Result] = []
     skipped: list[str] = []
+    outcomes = segment_pictures(predictor, folder, named, workers)
     hidden = not distributed.is_main()
-    with (
-        ThreadPoolExecutor(workers) as pool,
-        tqdm(total=len(named), desc="Segmenting", unit="picture", disable=hidden) as bar,
-    ):
-        for group in read_ahead(named, predictor.batch, pool):
-            read = [(name, path, result_of(job, skipped)) for name, path, job in group]
-            read = [entry for entry in read if entry[-1] is not None]
-            masks = predictor.segment([image for _, _, image in read], "prob" in folder.kinds)
-            for (name, path, image), (mask, prob) in zip(read, masks, strict=True):
-                jobs.append(pool.submit(folder.write, name, path, image, mask, prob))
-            if len(jobs) > 2 * workers:  # memory stays bounded where writing is the slowest
-                jobs[-2 * workers].exception()
-            bar.update(len(group))
-        results = [result_of(job, skipped) for job in jobs]
-    return [result for result in results if result is not None], skipped
-
-
-def result_of(job: Future, skipped: list[str]) -> Any:
-    """What a thread made, or None and a sentence more in `skipped`."""
-    try:
-        return job.result()
-    except UserError as error:
-        skipped.append(" ".join(str(error).split()))
-        return None
+    for outcome in tqdm(outcomes, "Segmenting", len(named), unit="picture", disable=hidden):
+        if isinstance(outcome, UserError):
+            skipped.append(" ".join(str(outcome).split()))
+        else:
+            results.append(outcome)
+    return results, skipped
 
 
 def main() -> int:
@@ -129,7 +94,7 @@ def main() -> int:
     mine = list(named.items())[distributed.rank() :: distributed.world_size()]
     with lock_folder(args.out_dir, distributed.is_main()):
         distributed.barrier()  # nobody writes before the main process holds the folder
-        parts = distributed.gather(segment_pictures(predictor, folder, mine, args.workers))
+        parts = distributed.gather(segment_all(predictor, folder, mine, args.workers))
         made = {result.name: result for results, _ in parts for result in results}
         skipped = [sentence for _, sentences in parts for sentence in sentences]
         if distributed.is_main():
