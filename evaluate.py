@@ -4,8 +4,8 @@
     python evaluate.py --model outputs/best_model_iou.pth --data input/my_leaves --split test
     torchrun --nproc_per_node=4 evaluate.py --model outputs/best_model_iou.pth --data ROOT
 
-Writes report.html to look at, metrics.json, per_image.csv, confusion_matrix.png and run.json to
---out-dir.
+Writes report.html to look at, metrics.json, per_image.csv, severity.csv, confusion_matrix.png and
+run.json to --out-dir.
 """
 
 import json
@@ -28,6 +28,7 @@ from metrics import ConfusionMatrix
 from models.checkpoint import versions
 from reporting.report import write_report
 from reporting.samples import Sample
+from trust.agreement import describe, figures, severity_agreement, write_severities
 from utils import save_figure
 
 
@@ -113,15 +114,19 @@ def write_results(
 ) -> None:
     """Print the figures of a split and write all files about them."""
     metrics = split_metrics(records, classes)
-    print(format_table(metrics))
-    write_text(out_dir / "metrics.json", json.dumps(without_nan(metrics), indent=1) + "\n")
+    severity = severity_agreement(records, classes)
+    print(format_table(metrics), *map(describe, severity), sep="\n")
+    summary = metrics | {"severity_agreement": [without_nan(figures(one)) for one in severity]}
+    write_text(out_dir / "metrics.json", json.dumps(without_nan(summary), indent=1) + "\n")
     write_per_image(out_dir / "per_image.csv", records, classes)
+    write_severities(out_dir / "severity.csv", severity)
     draw_confusion(out_dir / "confusion_matrix.png", metrics)
     write_text(out_dir / "run.json", json.dumps(facts, indent=1) + "\n")
     write_report(
         out_dir / "report.html",
         title=f"Evaluation of {facts['model']}",
         metrics=metrics,
+        severity=severity,
         classes=classes,
         samples=pictures,
         facts=facts,

@@ -4,6 +4,9 @@ One confusion matrix holds all that the usual figures need. An average of per-ba
 depend on the batch size and count an absent class as 0; it is here only to be compared with.
 """
 
+import re
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 import torch
@@ -78,22 +81,55 @@ def mean(values: list[float]) -> float:
     return sum(present) / len(present) if present else float("nan")
 
 
-def severities(counts: np.ndarray) -> tuple[float, float]:
-    """True and predicted severity of one picture: how much of the plant its last class covers.
+# What classes are called that are the plant itself, without symptoms.
+LEAF_NAMES = {
+    "leaf", "leaves", "leaf healthy", "healthy leaf", "healthy", "plant", "healthy plant",
+    "foliage", "canopy", "lamina", "tissue", "healthy tissue", "blatt", "blätter", "gesund",
+    "pflanze", "hoja", "hojas", "feuille", "feuilles", "folha", "folhas", "foglia", "foglie",
+    "叶", "叶片", "葉",
+}  # fmt: skip
 
-    With three classes and more it is the last class's share of all but the first (symptom over leaf
-    and symptom), with two its share of the picture; 0 where there is no plant.
+
+@dataclass(frozen=True)
+class SeverityTable:
+    """Which classes are symptoms, and what area their severity is a share of.
+
+    Where a class is called the leaf (see `LEAF_NAMES`), the plant is that class and all symptoms,
+    and severity does not depend on how close the camera was; without one, it is a share of the
+    picture.
 
     Args:
-        counts: (K, K), rows the truth, columns the prediction.
-
-    Returns:
-        both in [0, 1].
+        symptoms: indices of the classes that have a severity, at least one; the last is *the*
+            severity where a single number is told.
+        whole: indices of the classes whose areas together are the whole.
     """
-    start = 1 if len(counts) > 2 else 0
-    pixels = np.stack([counts.sum(1), counts.sum(0)])  # of the truth, of the prediction: (2, K)
-    true, predicted = pixels[:, -1] / np.maximum(pixels[:, start:].sum(1), 1)
-    return float(true), float(predicted)
+
+    symptoms: tuple[int, ...]
+    whole: tuple[int, ...]
+
+    @classmethod
+    def of(cls, names: tuple[str, ...]) -> "SeverityTable":
+        """The table of classes of these names; the first is the ground unless it is the leaf."""
+        words = [re.sub(r"[\W_]+", " ", name).strip().casefold() for name in names]
+        leaf = next((i for i, word in enumerate(words) if word in LEAF_NAMES), None)
+        symptoms = tuple(i for i in range(1, len(names)) if i != leaf)
+        if leaf is None or not symptoms:
+            return cls(symptoms or (len(names) - 1,), tuple(range(len(names))))
+        return cls(symptoms, (leaf, *symptoms))
+
+    def shares(self, pixels: np.ndarray) -> np.ndarray:
+        """Each symptom's severity, (..., S) in [0, 1], of the classes' pixels (..., K).
+
+        0 where there is no plant.
+        """
+        whole = pixels[..., list(self.whole)].sum(-1, keepdims=True)
+        return pixels[..., list(self.symptoms)] / np.maximum(whole, 1)
+
+    def describe(self, names: tuple[str, ...]) -> str:
+        """What severity is, in a sentence."""
+        whole = " and ".join(names[i] for i in self.whole)
+        whole = "the picture" if len(self.whole) == len(names) else whole
+        return f"Severity is the share of {names[self.symptoms[-1]]} in {whole}."
 
 
 def article_batch_miou(counts: Tensor) -> float:

@@ -54,6 +54,7 @@ from training.optimisation import freeze_backbone, lr_factor, make_optimizer
 from training.precision import Precision
 from training.run_folder import RunFolder
 from training.state import TrainingState, best_epoch, check_same_run
+from trust.agreement import describe, severity_agreement
 
 
 def main() -> int:
@@ -288,7 +289,8 @@ def measure_best(
     if not distributed.is_main():
         return
     metrics = split_metrics(records, predictor.classes)
-    print(format_table(metrics))
+    severity = severity_agreement(records, predictor.classes)
+    print(format_table(metrics), *map(describe, severity), sep="\n")
     seconds = sum(row["seconds"] for row in state.history)
     pictures = len(state.history) * sum(len(part) for part in data.pairs.values())
     facts = {
@@ -304,6 +306,7 @@ def measure_best(
         title=f"Training of {args.model}, {args.head} head",
         classes=predictor.classes,
         metrics=metrics,
+        severity=severity,
         history=state.history,
         samples=example_pictures(predictor, data.pairs["valid"], data.reader, records),
         settings=plain_args(args),

@@ -19,7 +19,7 @@ from data.masks import MaskReader
 from data.pairs import Pair
 from datasets import SegmentationDataset
 from inference.predictor import Predictor
-from metrics import ConfusionMatrix, article_batch_miou, boundary_counts, mean, severities
+from metrics import ConfusionMatrix, SeverityTable, article_batch_miou, boundary_counts, mean
 from reporting.samples import Sample, choose_samples
 from utils import letterbox, overlay, side_by_side
 
@@ -65,7 +65,7 @@ def split_metrics(records: list[dict], classes: ClassTable) -> dict:
         boundary_iou = (intersections / unions).tolist()
     counts = torch.from_numpy(np.stack([record["counts"] for record in records]))
     batches = [article_batch_miou(batch.sum(0)) for batch in counts.split(ARTICLE_BATCH)]
-    severity = [(record["file"], *severities(record["counts"])) for record in records]
+    severity = [(record["file"], *last_severity(record["counts"], classes)) for record in records]
     errors = [abs(predicted - true) for _, true, predicted in severity]
     return {
         "images": len(records),
@@ -86,6 +86,14 @@ def split_metrics(records: list[dict], classes: ClassTable) -> dict:
         "severity_worst": severity[errors.index(max(errors))],
         "severity_missed": [row for row in severity if is_missed(*row[1:])],
     }
+
+
+def last_severity(counts: np.ndarray, classes: ClassTable) -> tuple[float, float]:
+    """True and predicted severity of one picture, of the last symptom, from its counts (K, K)."""
+    table = SeverityTable.of(classes.names)
+    pixels = np.stack([counts.sum(1), counts.sum(0)])  # of the truth, of the prediction
+    true, predicted = table.shares(pixels)[:, -1].tolist()
+    return true, predicted
 
 
 def is_missed(true: float, predicted: float) -> bool:

@@ -15,6 +15,7 @@ from config import ClassTable
 from data.classes import format_class_table
 from data.images import encode_jpeg, shrink, write_image, write_mask
 from data.inputs import result_path
+from metrics import SeverityTable
 from reporting.gallery import GalleryRow, write_gallery
 from utils import colour_mask, draw_legend, overlay
 
@@ -106,14 +107,13 @@ class ResultFolder:
         write_image(self.path / "legend.png", draw_legend(canvas, self.classes))
         if "cvat" in self.kinds:
             self._write_cvat([result.name for result in results])
-        whole = "the foreground" if len(self.classes) > 2 else "the picture"
         write_gallery(
             self.path / "summary.html",
             title="Segmented pictures",
             classes=self.classes,
             rows=(result.card for result in results),
             out_dir=self.path,
-            note=f"Severity is the share of {self.classes.names[-1]} in {whole}.",
+            note=SeverityTable.of(self.classes.names).describe(self.classes.names),
         )
 
     def _write_cvat(self, names: list[str]) -> None:
@@ -140,9 +140,8 @@ def mask_statistics(
     """Count a mask (H, W).
 
     Returns:
-        the severity: the last class's share of all but the first class (with three classes,
-        symptom over leaf and symptom), of the whole picture where there are but two classes;
-        each class's share of the picture; the figures, class after class.
+        the severity of the last symptom (see `SeverityTable`); each class's share of the picture;
+        the figures, class after class.
     """
     pixels = np.bincount(mask.ravel(), minlength=len(classes))[: len(classes)]
     foreground = int(pixels[1:].sum())
@@ -155,6 +154,5 @@ def mask_statistics(
         of_foreground = count / foreground if index and foreground else 0.0
         row += [count, round(count / mask.size, 6), round(of_foreground, 6), regions, largest]
         row += [float(f"{count * mm_per_pixel**2:.6g}")] if mm_per_pixel else []
-    whole = foreground if len(classes) > 2 else mask.size
-    severity = round(int(pixels[-1]) / whole, 6) if whole else 0.0
+    severity = round(float(SeverityTable.of(classes.names).shares(pixels)[-1]), 6)
     return severity, (pixels / mask.size).tolist(), row

@@ -8,6 +8,9 @@ from reporting.pages import MAX_COLORS, is_number, percent
 # A chart's canvas, width and height, and the corners of its plot: left, top, right, bottom.
 CHART, FRAME = (280, 170), (34, 8, 272, 150)
 FIGURES = {"Loss": "loss", "Mean IoU": "miou", "Pixel accuracy": "pixel_accuracy"}
+# A square-ish plot of points, likewise.
+SCATTER, SCATTER_FRAME = (300, 230), (44, 8, 282, 194)
+MAX_POINTS = 1000  # that a chart draws; more cannot be told apart
 Series = list[tuple[str, list[float | None]]]  # label, a value or None for each epoch
 
 
@@ -78,6 +81,69 @@ def line_chart(
         "x_ticks": [(x(tick), f"{tick:g}") for tick in whole],
         "y_ticks": [(y(t), f"{100 * t:g}%" if percents else f"{t:g}") for t in ticks],
         "mark": x(mark) if mark is not None else None,
+    }
+
+
+def agreement_charts(symptom: dict) -> list[dict]:
+    """Predicted against true severity, and Bland and Altman's plot of their differences.
+
+    Args:
+        symptom: one entry of `trust.agreement.severity_agreement`.
+    """
+    step = -(-len(symptom["files"]) // MAX_POINTS)
+    files, true, predicted = (symptom[key][::step] for key in ("files", "true", "predicted"))
+    texts = [
+        f"{name}: {percent(y, 2)} instead of {percent(x, 2)}"
+        for name, x, y in zip(files, true, predicted, strict=True)
+    ]
+    high = max(*true, *predicted, 0.01)
+    points = list(zip(true, predicted, texts, strict=True))
+    diagonal = [((0, 0), (high, high), "exact")]
+    scatter = scatter_chart("Predicted against true", points, diagonal, ("true", "predicted"))
+    means = [(x + y) / 2 for x, y in zip(true, predicted, strict=True)]
+    differences = [y - x for x, y in zip(true, predicted, strict=True)]
+    ends = (0, max(*means, 0.01))
+    levels = {"exact": 0.0, "bias": symptom["bias"]}
+    levels |= {"limit low": symptom["limits_low"], "limit high": symptom["limits_high"]}
+    lines = [((ends[0], y), (ends[1], y), kind) for kind, y in levels.items() if is_number(y)]
+    points = list(zip(means, differences, texts, strict=True))
+    words = "mean of both", "predicted - true"
+    return [scatter, scatter_chart("Differences", points, lines, words)]
+
+
+def scatter_chart(
+    title: str,
+    points: list[tuple[float, float, str]],
+    lines: list[tuple[tuple[float, float], tuple[float, float], str]],
+    words: tuple[str, str],
+) -> dict:
+    """The geometry of points (x, y, what it is) and of lines (from, to, kind), all of them shares.
+
+    Args:
+        words: what the axes are.
+    """
+    ends = [end for first, last, _ in lines for end in (first, last)]
+    xs, ys = ([*(p[axis] for p in points), *(e[axis] for e in ends)] for axis in (0, 1))
+    x_ticks, y_ticks = _ticks(min(xs), max(xs)), _ticks(min(ys), max(ys))
+    left, top, right, bottom = SCATTER_FRAME
+
+    def x(value: float) -> float:
+        share = (value - x_ticks[0]) / (x_ticks[-1] - x_ticks[0])
+        return round(left + (right - left) * share, 1)
+
+    def y(value: float) -> float:
+        share = (value - y_ticks[0]) / (y_ticks[-1] - y_ticks[0])
+        return round(bottom - (bottom - top) * share, 1)
+
+    return {
+        "title": title,
+        "size": SCATTER,
+        "frame": SCATTER_FRAME,
+        "words": words,
+        "points": [(x(a), y(b), text) for a, b, text in points],
+        "lines": [(x(a), y(b), x(c), y(d), kind) for (a, b), (c, d), kind in lines],
+        "x_ticks": [(x(tick), f"{100 * tick:g}%") for tick in x_ticks],
+        "y_ticks": [(y(tick), f"{100 * tick:g}%") for tick in y_ticks],
     }
 
 

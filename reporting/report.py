@@ -1,13 +1,13 @@
 """The page of one training or evaluation: how good the model is, and where it fails."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from config import ClassTable
-from reporting.charts import training_charts
+from reporting.charts import MAX_POINTS, agreement_charts, training_charts
 from reporting.pages import percent, render
 from reporting.samples import Sample, legend, sample_views
 
@@ -20,6 +20,10 @@ TILES = {
 }
 # An error of severity, in [0, 1], from which on no model is called good.
 MISLEADING = 0.1
+# The best word that the concordance of severity with the truth allows (a rule of thumb), where
+# errors are worth a word: rmse from EXACT up, of at least ENOUGH pictures.
+CONCORDANCES = ((0.95, "Very good"), (0.85, "Good"), (0.70, "Fair"), (-1.0, "Poor"))
+EXACT, ENOUGH = 0.01, 10
 # A word for an mIoU, from the first line that both it and the weakest class's IoU reach.
 GRADES = ((0.85, 0.60, "Very good"), (0.70, 0.45, "Good"), (0.50, 0.25, "Fair"), (0.0, 0.0, "Poor"))
 
@@ -30,6 +34,7 @@ def write_report(
     title: str,
     classes: ClassTable,
     metrics: dict | None = None,
+    severity: Sequence[dict] = (),
     history: list[dict] | None = None,
     samples: Iterable[Sample] = (),
     settings: Mapping[str, object] | None = None,
@@ -43,6 +48,8 @@ def write_report(
     Args:
         metrics: as evaluate.py writes them; `miou` and `iou` are enough, `confusion` (K, K), rows
             the truth, lets the page say what is mistaken for what.
+        severity: of `trust.agreement.severity_agreement`, an entry a symptom; the last one's
+            concordance bounds the grade.
         history: one row an epoch, as train.py keeps them.
         samples: consumed one at a time, so a generator need not hold all pictures at once.
         settings, facts: what the run was told, and what is known of it (versions, machine, time,
@@ -63,7 +70,8 @@ def write_report(
         path,
         "report.html",
         title=title,
-        verdict=_verdict(classes.names, metrics),
+        verdict=_verdict(classes.names, metrics, severity),
+        severity=[_severity_part(symptom) for symptom in severity],
         tiles=_tiles(metrics, history, best, facts),
         class_rows=_class_rows(classes, metrics),
         confusion=_confusion(metrics),
@@ -78,7 +86,7 @@ def write_report(
     )
 
 
-def _verdict(names: tuple[str, ...], metrics: dict) -> dict | None:
+def _verdict(names: tuple[str, ...], metrics: dict, agreement: Sequence[dict]) -> dict | None:
     """The page's first words: mIoU, a grade, and sentences on what they mean and where it fails."""
     miou = metrics.get("miou", math.nan)
     known = [(iou, i) for i, iou in enumerate(metrics.get("iou", ())) if iou == iou]
@@ -96,6 +104,9 @@ def _verdict(names: tuple[str, ...], metrics: dict) -> dict | None:
         failing += "".join(_mistakes(names, counts, index))
     severity, misleads = _severity(metrics)
     grade = min(grade, "Fair", key=_rank) if misleads else grade
+    for symptom in agreement[-1:]:
+        severity += _concordance_sentence(symptom)
+        grade = min(grade, _allowed(symptom), key=_rank)
     return {"miou": miou, "grade": grade, "meaning": meaning, "failing": failing + severity}
 
 
@@ -117,6 +128,48 @@ def _severity(metrics: dict) -> tuple[str, bool]:
     if missed:
         text += f" On {len(missed)} of {metrics['images']} pictures most of it is missed."
     return text, bool(missed) or abs(predicted - true) > MISLEADING
+
+
+def _allowed(symptom: dict) -> str:
+    """The best grade that a symptom's agreement with the truth allows."""
+    best = CONCORDANCES[0][1]
+    concordance = symptom["concordance"]
+    if math.isnan(concordance) or symptom["rmse"] < EXACT or len(symptom["files"]) < ENOUGH:
+        return best
+    return next(word for low, word in CONCORDANCES if concordance >= low)
+
+
+def _concordance_sentence(symptom: dict) -> str:
+    """The severity's concordance with its interval, where there is one."""
+    if math.isnan(symptom["concordance"]):
+        return ""
+    text = f" Its concordance with the truth is {symptom['concordance']:.2f}"
+    low, high = symptom["concordance_low"], symptom["concordance_high"]
+    return text + (f" (95 %: {low:.2f} to {high:.2f})." if low == low else ".")
+
+
+def _severity_part(symptom: dict) -> dict:
+    """A symptom's two charts, each with a sentence on what to read from it."""
+    scatter, differences = agreement_charts(symptom)
+    count = len(symptom["files"])
+    words = f"Each point is a picture ({count:,}"
+    words += f", {len(scatter['points']):,} drawn)" if count > MAX_POINTS else ")"
+    words += f"; above the line the severity of {symptom['class']} is predicted too high."
+    words += _concordance_sentence(symptom)
+    if not math.isnan(symptom["accuracy"]):
+        words += (
+            f" It is the product of how close the points lie to one line "
+            f"({symptom['precision']:.2f}) and how close that line is to this one "
+            f"({symptom['accuracy']:.2f})."
+        )
+    bias, low, high = (100 * symptom[key] for key in ("bias", "limits_low", "limits_high"))
+    direction = "too high" if bias > 0 else "too low"
+    reading = f"On average severity is {abs(bias):.2g} percentage points {direction}"
+    if low == low:
+        reading += f"; 95 % of the differences lie between {low:+.2g} and {high:+.2g} points"
+        reading += ", if they are distributed normally (dashed)"
+    charts = [(scatter, words), (differences, reading + ".")]
+    return {"name": symptom["class"], "charts": charts}
 
 
 def _mistakes(names: tuple[str, ...], counts: np.ndarray, index: int) -> Iterator[str]:

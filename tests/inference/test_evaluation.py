@@ -4,20 +4,43 @@ import numpy as np
 import pytest
 
 from config import ClassTable
-from inference.evaluation import split_metrics
-from metrics import severities
+from inference.evaluation import last_severity, split_metrics
+from metrics import SeverityTable
 
 
 def record(name: str, counts: list) -> dict:
     return {"file": name, "counts": np.array(counts), "boundary": np.ones((2, len(counts)), int)}
 
 
-def test_severity_is_the_last_classs_share_of_the_plant():
+def named(*names: str) -> ClassTable:
+    grey = ((0, 0, 0),) * len(names)
+    return ClassTable(names, grey, grey)
+
+
+def test_severity_is_the_last_symptoms_share_of_the_plant_or_of_the_picture():
     two = np.array([[70, 10], [5, 15]])
-    assert severities(two) == (0.2, 0.25)
+    assert last_severity(two, ClassTable.default()) == (0.2, 0.25)
     three = np.array([[900, 0, 0], [0, 60, 0], [0, 30, 10]])
-    assert severities(three) == (0.4, 0.1)
-    assert severities(np.array([[9, 0, 0], [0, 0, 0], [0, 0, 0]])) == (0.0, 0.0)
+    assert last_severity(three, named("ground", "Leaf", "spot")) == (0.4, 0.1)
+    assert last_severity(three, named("ground", "leaf rust", "mildew")) == (0.04, 0.01)
+    nothing = np.array([[9, 0, 0], [0, 0, 0], [0, 0, 0]])
+    assert last_severity(nothing, named("ground", "leaf", "spot")) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("names", "symptoms", "whole"),
+    [
+        (("background", "disease"), (1,), (0, 1)),
+        (("background", "leaf"), (1,), (0, 1)),
+        (("leaf", "spot"), (1,), (0, 1)),
+        (("soil", "healthy_leaf", "rust", "blight"), (2, 3), (1, 2, 3)),
+        (("leaf", "rust", "blight"), (1, 2), (0, 1, 2)),
+        (("background", "rust", "leaf"), (1,), (2, 1)),
+        (("only",), (0,), (0,)),
+    ],
+)
+def test_the_severity_table_knows_the_leaf_by_its_name(names, symptoms, whole):
+    assert SeverityTable.of(names) == SeverityTable(symptoms, whole)
 
 
 def test_the_worst_picture_and_those_that_are_missed_are_named():

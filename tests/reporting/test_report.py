@@ -442,3 +442,53 @@ def test_no_model_is_called_good_that_misleads_about_a_leaf(tmp_path, true, pred
     page = Page(tmp_path / "a.html")
     assert page.all("span", class_=f"grade {grade.split()[0]}")
     assert f"at worst on leaf.jpg: {predicted:.1%} instead of {true:.1%}" in page.text
+
+
+def severity_of(true, predicted, concordance, **more):
+    figures = {"concordance_low": 0.5, "concordance_high": 0.9, "precision": 0.9, "accuracy": 0.9}
+    figures |= {"bias": 0.02, "rmse": 0.05, "limits_low": -0.1, "limits_high": 0.14}
+    files = [f"{NASTY[0]}{i}" for i in range(len(true))]
+    series = {"files": files, "true": true, "predicted": predicted}
+    return {"class": "symptom", "concordance": concordance, **series, **figures, **more}
+
+
+@pytest.mark.parametrize(
+    ("concordance", "rmse", "grade"),
+    [
+        (0.97, 0.05, "Very"),
+        (0.9, 0.05, "Good"),
+        (0.8, 0.05, "Fair"),
+        (0.2, 0.05, "Poor"),
+        (0.2, 0.005, "Very"),  # all errors are small
+        (math.nan, 0.05, "Very"),  # all pictures are alike
+    ],
+)
+def test_a_models_grade_follows_the_agreement_of_severity(tmp_path, concordance, rmse, grade):
+    true = np.linspace(0, 0.5, 12).tolist()
+    severity = [severity_of(true, true, concordance, rmse=rmse)]
+    metrics = metrics_of(np.diag([90, 9, 1]))
+    path = tmp_path / "a.html"
+    write_report(path, title="t", classes=CLASSES, metrics=metrics, severity=severity)
+    page = Page(path)
+    assert page.all("span", class_=f"grade {grade}")
+    assert ("concordance with the truth is" in page.text) == (concordance == concordance)
+
+
+def test_severity_is_drawn_with_its_line_bias_and_limits_inside_the_plot(tmp_path):
+    true, predicted = [0.0, 0.1, 0.4], [0.05, 0.1, 0.3]
+    scatter, differences = charts.agreement_charts(severity_of(true, predicted, 0.9))
+    left, top, right, bottom = charts.SCATTER_FRAME
+    for chart in (scatter, differences):
+        assert len(chart["points"]) == 3
+        assert all(left <= x <= right and top <= y <= bottom for x, y, _ in chart["points"])
+    x1, y1, x2, y2, kind = scatter["lines"][0]
+    assert kind == "exact"
+    x, y, text = scatter["points"][1]  # the exact one lies on the line
+    assert (y - y1) / (x - x1) == pytest.approx((y2 - y1) / (x2 - x1), rel=0.02)
+    assert text.endswith("10.00% instead of 10.00%")
+    kinds = [line[-1] for line in differences["lines"]]
+    assert kinds == ["exact", "bias", "limit low", "limit high"]
+    many = charts.agreement_charts(severity_of([0.1] * 5000, [0.2] * 5000, 0.9))
+    assert len(many[0]["points"]) <= charts.MAX_POINTS
+    one = charts.agreement_charts(severity_of([0.0], [0.0], math.nan, limits_low=math.nan))
+    assert len(one[0]["points"]) == 1

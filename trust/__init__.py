@@ -1,0 +1,1 @@
+"""How far a model can be trusted: agreement, calibration, familiarity, label errors."""
