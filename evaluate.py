@@ -2,6 +2,7 @@
 
     python evaluate.py --model outputs/best_model_iou.pth --data input/my_leaves
     python evaluate.py --model outputs/best_model_iou.pth --data input/my_leaves --split test
+    python evaluate.py --model outputs/best_model_iou.pth --data input/my_leaves --tile 512 --tta
     torchrun --nproc_per_node=4 evaluate.py --model outputs/best_model_iou.pth --data ROOT
 
 Writes report.html to look at, metrics.json, per_image.csv, severity.csv, confusion_matrix.png and
@@ -34,10 +35,11 @@ from utils import save_figure
 
 def parse_args():
     parser = cli.Parser(__doc__)
-    cli.add_shared(parser, "--device", "--model", "--imgsz")
+    cli.add_shared(parser, "--device", "--model")
     cli.add_shared(parser, "--data", default=DEFAULT_DATA)
     parser.add_argument("--split", choices=("train", "valid", "test"), default="valid", help="part")
     cli.add_shared(parser, "--out-dir", default=Path("outputs/evaluation"))
+    cli.add_prediction_flags(parser)
     return parser.parse_args()
 
 
@@ -72,7 +74,8 @@ def draw_confusion(path: Path, metrics: dict) -> None:
 
 def main() -> int:
     args = parse_args()
-    predictor = Predictor.load(args.model, args.imgsz, args.device)
+    options = cli.prediction_options(args)
+    predictor = Predictor.load(args.model, args.imgsz, args.device, **options)
     predictor.to(distributed.init(predictor.device))
     source = open_source(args.data, (args.split,))
     reader, pairs = source.reader, source.pairs[args.split]
@@ -92,6 +95,7 @@ def main() -> int:
                 "data": str(args.data),
                 "split": args.split,
                 "input_width_height": list(predictor.size[::-1]),
+                **options,
                 "device": str(predictor.device),
                 "processes": distributed.world_size(),
                 "machine": platform.machine(),

@@ -42,16 +42,7 @@ def parse_args() -> argparse.Namespace:
     scale = cli.number(float, 0, 1e6, open_low=True)
     what = "scale of the photographs, adds areas in square millimetres"
     parser.add_argument("--mm-per-pixel", type=scale, metavar="MM", help=what)
-    network = parser.add_argument_group("network")
-    cli.add_shared(network, "--imgsz", "--batch")
-    network.add_argument("--keep-aspect", action="store_true", help="pad rather than stretch")
-    side, share = cli.number(int, 32, 8192), cli.number(float, 0, 0.9)
-    what = "cut larger pictures into tiles of SIZE pixels, at full resolution"
-    network.add_argument("--tile", type=side, metavar="SIZE", help=what)
-    what = "share of a tile that it shares with the next"
-    network.add_argument("--overlap", type=share, default=0.5, help=what)
-    what = "average over mirror images: slower, a little better"
-    network.add_argument("--tta", action="store_true", help=what)
+    network = cli.add_prediction_flags(parser)
     cli.add_shared(network, "--workers", help="threads that read and write pictures")
     return parser.parse_args()
 
@@ -79,15 +70,8 @@ def segment_all(
 def main() -> int:
     args = parse_args()
     named = find_inputs(args.input, args.recursive, args.out_dir)
-    options = {"keep_aspect": args.keep_aspect, "tile": args.tile, "overlap": args.overlap}
-    options |= {"flips": args.tta, "batch": args.batch}
+    options = cli.prediction_options(args)
     predictor = Predictor.load(args.model, args.imgsz, args.device, **options)
-    fixed = getattr(predictor.model, "size", None)  # of an export
-    if args.tile and fixed not in (None, (args.tile, args.tile)):
-        raise UserError(
-            f"{args.model} takes {fixed[1]}x{fixed[0]} pixels, so it cannot take tiles of "
-            f"{args.tile}; export it with --imgsz {args.tile} {args.tile}, or leave --tile out."
-        )
     folder = ResultFolder(args.out_dir, args.save, predictor.classes, args.mm_per_pixel)
     folder.refuse_to_replace_neighbours(named)
     predictor.to(distributed.init(predictor.device))

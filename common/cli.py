@@ -78,9 +78,24 @@ SHARED = {
         "metavar": ("WIDTH", "HEIGHT"),
         "help": "network's input; the training's if not given",
     },
+    "--keep-aspect": {"action": "store_true", "help": "pad rather than stretch"},
     "--model": {"type": Path, "required": True, "help": "checkpoint, or an .onnx file"},
     "--out-dir": {"type": Path, "help": "folder for results"},
+    "--overlap": {
+        "type": number(float, 0, 0.9),
+        "default": 0.5,
+        "help": "share of a tile that it shares with the next",
+    },
     "--overwrite": {"action": "store_true"},
+    "--tile": {
+        "type": number(int, 32, 8192),
+        "metavar": "SIZE",
+        "help": "cut larger pictures into tiles of SIZE pixels, at full resolution",
+    },
+    "--tta": {
+        "action": "store_true",
+        "help": "average over mirror images: slower, a little better",
+    },
     "--window": {
         "type": number(int, 2, 64),
         "metavar": "N",
@@ -94,6 +109,19 @@ def add_shared(parser: argparse._ActionsContainer, *flags: str, **own) -> None:
     """Declare flags of SHARED in a parser or in a group of it; what is the script's `own` wins."""
     for flag in flags:
         parser.add_argument(flag, **SHARED[flag] | own)
+
+
+def add_prediction_flags(parser: Parser) -> argparse._ArgumentGroup:
+    """Declare how pictures pass through the network, in a group of their own."""
+    group = parser.add_argument_group("network")
+    add_shared(group, "--imgsz", "--batch", "--keep-aspect", "--tile", "--overlap", "--tta")
+    return group
+
+
+def prediction_options(args: argparse.Namespace) -> dict:
+    """What `add_prediction_flags` says beside --imgsz, as the predictor's keywords."""
+    same = {name: getattr(args, name) for name in ("keep_aspect", "tile", "overlap", "batch")}
+    return same | {"flips": args.tta}
 
 
 def run(main: Callable[[], int | None]) -> None:

@@ -39,22 +39,30 @@ MEANINGS = {
 def evaluate_pairs(predictor: Predictor, pairs: list[Pair], reader: MaskReader) -> list[dict]:
     """Measure every picture of a split, shared among the processes."""
     mine = pairs[distributed.rank() :: distributed.world_size()]
-    bar = tqdm(mine, desc="Evaluating", disable=not distributed.is_main(), dynamic_ncols=True)
-    shares = distributed.gather([evaluate_picture(predictor, pair, reader) for pair in bar])
+    own, step = [], predictor.batch
+    hidden = not distributed.is_main()
+    with tqdm(total=len(mine), desc="Evaluating", disable=hidden, dynamic_ncols=True) as bar:
+        for first in range(0, len(mine), step):
+            group = mine[first : first + step]
+            own += evaluate_pictures(predictor, group, reader)
+            bar.update(len(group))
+    shares = distributed.gather(own)
     return [shares[i % len(shares)][i // len(shares)] for i in range(len(pairs))]
 
 
-def evaluate_picture(predictor: Predictor, pair: Pair, reader: MaskReader) -> dict:
-    """Count one picture: (K, K) confusion and (2, K) boundary counts, at its mask's own size."""
-    truth = reader.read(pair)
-    pred = predictor.mask(predictor.scores([read_image(pair.image)])[0], truth.shape)
-    matrix = ConfusionMatrix(len(predictor.classes))
-    matrix.update(torch.from_numpy(pred), torch.from_numpy(truth))
-    return {
-        "file": pair.image.name,
-        "counts": matrix.counts.numpy(),
-        "boundary": boundary_counts(pred, truth, len(predictor.classes)),
-    }
+def evaluate_pictures(predictor: Predictor, pairs: list[Pair], reader: MaskReader) -> list[dict]:
+    """Count pictures that pass at once: each its (K, K) confusion and (2, K) boundary counts."""
+    images = [read_image(pair.image) for pair in pairs]
+    truths = [reader.read(pair) for pair in pairs]
+    preds = predictor.masks_at(images, [truth.shape for truth in truths])
+    records = []
+    for pair, truth, pred in zip(pairs, truths, preds, strict=True):
+        matrix = ConfusionMatrix(len(predictor.classes))
+        matrix.update(torch.from_numpy(pred), torch.from_numpy(truth))
+        boundary = boundary_counts(pred, truth, len(predictor.classes))
+        counts = matrix.counts.numpy()
+        records.append({"file": pair.image.name, "counts": counts, "boundary": boundary})
+    return records
 
 
 def split_metrics(records: list[dict], classes: ClassTable) -> dict:
@@ -131,7 +139,7 @@ def example_pictures(
     for rank, indices in choose_samples(ious).items():
         for index in indices:
             image, truth = read_image(pairs[index].image), reader.read(pairs[index])
-            pred = predictor.mask(predictor.scores([image])[0], truth.shape)
+            pred = next(predictor.masks_at([image], [truth.shape]))
             yield Sample(pairs[index].image.name, image, truth, pred, ious[index], rank)
 
 

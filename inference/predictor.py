@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from common.device import choose_device
 from common.errors import UserError
 from config import ClassTable, ModelConfig, Size
-from data.images import Normalisation, fit_within, resize_image
+from data.images import Normalisation, fit_within, resize_image, resize_mask
 from inference import onnx_model
 from models.deploy import fix_positions, fold_batchnorm
 from segmentation_model import load_model
@@ -65,17 +65,23 @@ class Predictor:
         """Make the predictor of an ONNX file or a checkpoint, whose model is made to predict only.
 
         Raises:
-            UserError: the checkpoint or the device cannot be used.
+            UserError: the model or the device cannot be used, or not with such tiles.
         """
-        chosen, path = choose_device(device), Path(path)
+        chosen, path, tile = choose_device(device), Path(path), options.get("tile")
         if path.suffix.lower() == ".pt2":
             raise UserError(
                 f"{path} is a file of torch.export, which can hold code and is not read; make an "
                 ".onnx file of the checkpoint with export.py."
             )
         if path.suffix.lower() == ".onnx":
-            return cls(*onnx_model.load(path, chosen), size, chosen, **options)
-        loaded, tile = load_model(path), options.get("tile")
+            model, config, classes = onnx_model.load(path, chosen)
+            if tile and model.size != (tile, tile):
+                raise UserError(
+                    f"{path} takes {model.size[1]}x{model.size[0]} pixels, so it cannot take tiles "
+                    f"of {tile}; export it with --imgsz {tile} {tile}, or leave --tile out."
+                )
+            return cls(model, config, classes, size, chosen, **options)
+        loaded = load_model(path)
         sizes = [size or loaded.config.input_size] + ([(tile, tile)] if tile else [])
         model = fix_positions(fold_batchnorm(loaded.model).to(chosen), sizes)
         model = model.to(memory_format=torch.channels_last)
@@ -102,6 +108,12 @@ class Predictor:
         """
         return _collect(self._bands(scores, size), size)[0]
 
+    def masks_at(self, images: list[np.ndarray], sizes: list[Size]) -> Iterator[np.ndarray]:
+        """As `masks`, each at the (height, width) of a mask that it is compared with."""
+        for bands, image, size in zip(self._bands_of(images, sizes), images, sizes, strict=True):
+            mask = _collect(bands, image.shape[:2] if self._is_tiled(image) else size)[0]
+            yield resize_mask(mask, size)
+
     def masks(self, images: list[np.ndarray]) -> list[np.ndarray]:
         """Class indices (H, W) uint8 of each picture, HWC uint8 RGB, at its own size."""
         return [mask for mask, _ in self.segment(images)]
@@ -115,18 +127,25 @@ class Predictor:
             for each picture (H, W) uint8, and (K, H, W) float16 in [0, 1] or None.
         """
         classes = len(self.classes) if with_probabilities else 0
-        for bands, image in zip(self._bands_of(images), images, strict=True):
-            yield _collect(bands, image.shape[:2], classes)
+        sizes = [image.shape[:2] for image in images]
+        for bands, size in zip(self._bands_of(images, sizes), sizes, strict=True):
+            yield _collect(bands, size, classes)
 
-    def _bands_of(self, images: list[np.ndarray]) -> Iterator[Iterator[tuple[int, Tensor]]]:
-        """For each picture its scores at its own size, band by band from the top."""
+    def _bands_of(
+        self, images: list[np.ndarray], sizes: list[Size]
+    ) -> Iterator[Iterator[tuple[int, Tensor]]]:
+        """For each picture its scores, band by band from the top.
+
+        Args:
+            sizes: (height, width) of the scores of pictures that are not tiled.
+        """
         whole = [image for image in images if not self._is_tiled(image)]
         scores = iter(self.scores(whole)) if whole else iter(())
-        for image in images:
+        for image, size in zip(images, sizes, strict=True):
             if self._is_tiled(image):
                 yield self._tiled_bands(image)
             else:
-                yield self._bands(next(scores), image.shape[:2])
+                yield self._bands(next(scores), size)
 
     def _inner(self, size: Size) -> Size:
         """The part of the network's input that a picture of `size` fills."""

@@ -1,8 +1,16 @@
 """Figures of a split: what the pictures' severities say beside the areas."""
 
+import json
+import sys
+
 import numpy as np
 import pytest
+from PIL import Image
+from tiny_data import write_data, write_pairs
+from tiny_model import save_tiny
 
+import evaluate
+import inference_image
 from config import ClassTable
 from inference.evaluation import last_severity, split_metrics
 from metrics import SeverityTable
@@ -53,3 +61,31 @@ def test_the_worst_picture_and_those_that_are_missed_are_named():
     assert metrics["severity_error"] == pytest.approx((0 + 0.09 + 0.2) / 3)
     assert metrics["severity_worst"] == ("too much", 0.2, 0.4)
     assert [name for name, *_ in metrics["severity_missed"]] == ["missed"]
+
+
+def call(monkeypatch, script, *flags) -> None:
+    monkeypatch.setattr(sys, "argv", [f"{script.__name__}.py", *map(str, flags)])
+    assert script.main() == 0
+
+
+@pytest.mark.parametrize(
+    "flags", ["--tile 32 --overlap 0.3 --batch 2 --tta", "--keep-aspect --batch 3"]
+)
+def test_evaluation_measures_the_masks_that_inference_writes_with_the_same_flags(
+    monkeypatch, tmp_path, flags
+):
+    data = write_data(tmp_path / "data", train=1, valid=0)
+    write_pairs(data, "valid", 3, 1, size=(50, 90))
+    model = ["--model", save_tiny(tmp_path / "model.pth"), "--device", "cpu", *flags.split()]
+    call(monkeypatch, evaluate, *model, "--data", data, "--out-dir", tmp_path / "e")
+    inputs = ["--input", data / "valid_images", "--save", "mask", "--out-dir", tmp_path / "i"]
+    call(monkeypatch, inference_image, *model, *inputs)
+    counts = np.zeros((2, 2), int)
+    for path in (data / "valid_masks").iterdir():
+        pred = np.array(Image.open(tmp_path / "i" / f"{path.stem}_mask.png"))
+        np.add.at(counts, (np.array(Image.open(path)), pred), 1)
+    assert json.loads((tmp_path / "e/metrics.json").read_text())["confusion"] == counts.tolist()
+    plain = [*model[:4], "--data", data, "--out-dir", tmp_path / "plain"]
+    call(monkeypatch, evaluate, *plain)
+    other = json.loads((tmp_path / "plain/metrics.json").read_text())["confusion"]
+    assert other != counts.tolist()  # or the flags did nothing
