@@ -6,6 +6,7 @@ RGB as a person sees it, or a `UserError`, and never a part of a picture. Every 
 called from several threads at once.
 """
 
+import importlib
 import io
 import os
 import stat
@@ -13,7 +14,7 @@ import struct
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -42,7 +43,8 @@ BMP/DIB .bmp .dib
 GIF .gif
 TIFF .tif .tiff
 WEBP .webp
-AVIF .avif
+AVIF/HEIF .avif
+HEIF/AVIF .heic .heif .hif
 JPEG2000 .jp2 .j2k .jpx .jpf
 PPM .ppm .pgm .pbm .pnm .pfm
 TGA .tga
@@ -73,6 +75,10 @@ _END_MARKS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
 # Set once, here, and never in a call: threads must not load decoders at the same time, Pillow's
 # own limit warns in the middle of a run, and what it says of damage is said by our sentences.
 Image.init()
+for _name in ("pi_heif", "pillow_heif"):  # optional, one of them reads what phones write
+    with suppress(ImportError):
+        importlib.import_module(_name).register_heif_opener()
+        break
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 Image.MAX_IMAGE_PIXELS = None
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -208,6 +214,7 @@ def read_image(path: Path) -> np.ndarray:
     """Read a picture as a person sees it: HWC uint8 RGB in [0, 255], EXIF's rotation applied.
 
     Grey becomes RGB, alpha is dropped, of an animation the first frame is taken, and of 16 bits the
+    upper 8; where no number needs more than 12 bits, as cameras and satellites have, of these the
     upper 8. Other numbers (float, 32 bits) are scaled by their range: up to 1 as shares of
     white, up to 255 as they are, up to 65,535 as 16 bits, beyond by their largest.
 
@@ -218,9 +225,9 @@ def read_image(path: Path) -> np.ndarray:
     with _explained(path), _open_file(path) as file:
         picture = _decode(path, file)
         if isinstance(picture, np.ndarray):
-            return _as_rgb(picture)
+            return _as_rgb(spread_12_bits(picture))
         if picture.mode.startswith("I") or picture.mode == "F":
-            array = _as_rgb(np.asarray(picture))
+            array = _as_rgb(spread_12_bits(np.asarray(picture)))
         else:
             picture.info.pop("transparency", None)  # alpha is dropped, in palettes too
             array = np.array(picture.convert("RGB"))
@@ -418,11 +425,19 @@ def _decode(path: Path, file: BinaryIO) -> Image.Image | np.ndarray:
             raise ValueError("incomplete") from None
         return turn(array, orientation)
     _check(path, (picture.height, picture.width), picture.format)
+    deep = ";16" in str(picture.tile[:1]) and picture.mode in ("RGB", "RGBA", "LA")
     picture.load()
     if mark := _END_MARKS.get(picture.format):
         file.seek(0)
         if mark not in file.read():  # all pixels may be there, but something was cut off
             raise ValueError("its end is missing")
+    if (
+        deep
+    ):  # Pillow has no colours of 16 bits and keeps the upper 8, which may hold next to nothing
+        file.seek(0)
+        array = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_UNCHANGED)
+        if array is not None and {*array.shape[:2]} == {picture.height, picture.width}:
+            return turn(array, _orientation(picture))
     return picture
 
 
@@ -483,20 +498,49 @@ def _foreign_header(file: BinaryIO) -> tuple[Size, int, str]:
         axes = head.split(b"\n\n", 1)[1].split(b"\n", 1)[0].split()
         if len(axes) == 4 and axes[0] == b"-Y" and axes[2] == b"+X":
             return (int(axes[1]), int(axes[3])), 1, "HDR"
+    if head[4:8] == b"ftyp" and "HEIF" not in Image.OPEN:
+        raise UserError(
+            f"{printable(file.name)} is a HEIC picture, which needs a package: "
+            "pip install -r requirements-heic.txt"
+        )
     raise UserError(
         f"{printable(file.name)} holds no picture in a known format; replace or remove it."
     )
 
 
+def spread_12_bits(array: np.ndarray, top: float | None = None) -> np.ndarray:
+    """Numbers of 12 bits, as cameras and satellites write them into 16, over all of these.
+
+    Args:
+        array: of any type; anything but 16 bits stays as it is.
+        top: the largest number of the whole picture, where `array` (H, W, ...) is a part of it.
+    """
+    if array.dtype.kind != "u" or array.itemsize != 2:
+        return array
+    if top is None:
+        top = array.reshape(*array.shape[:2], -1)[..., :3].max()  # without alpha
+    return np.minimum(array, 4095) << 4 if top < 4096 else array
+
+
+def to_8_bits(array: np.ndarray, top: float | None = None) -> np.ndarray:
+    """Numbers of any type as uint8: of 16 bits the upper 8, others by their range.
+
+    Args:
+        top: see `spread_12_bits`.
+    """
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype.kind == "u" and array.itemsize == 2:
+        return (array >> 8).astype(np.uint8)
+    array = np.nan_to_num(array.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+    top = float(array.max()) if top is None else top
+    scale = 255 if top <= 1 else 1 if top <= 255 else 255 / max(top, 65535)
+    return np.clip(array * scale, 0, 255).round().astype(np.uint8)
+
+
 def _as_rgb(array: np.ndarray) -> np.ndarray:
     """Numbers of any type, grey (H, W) or OpenCV's BGR with or without alpha, as HWC uint8 RGB."""
-    if array.dtype == np.uint16 or array.dtype.newbyteorder("=") == np.uint16:
-        array = (array >> 8).astype(np.uint8)
-    elif array.dtype != np.uint8:
-        array = np.nan_to_num(array.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
-        top = float(array.max())
-        scale = 255 if top <= 1 else 1 if top <= 255 else 255 / max(top, 65535)
-        array = np.clip(array * scale, 0, 255).round().astype(np.uint8)
+    array = to_8_bits(array)
     if array.ndim == 2 or array.shape[2] < 3:
         grey = array if array.ndim == 2 else array[..., 0]
         return np.repeat(grey[..., None], 3, axis=2)

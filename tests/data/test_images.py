@@ -1,5 +1,6 @@
 """Pictures are read whole, as a person sees them, or refused with one sentence."""
 
+import base64
 import os
 import random
 import struct
@@ -105,6 +106,66 @@ def test_16_bits_keep_their_upper_8(tmp_path):
     np.testing.assert_array_equal(read_image(tmp_path / "grey.png")[..., 1], values[..., 0] >> 8)
     np.testing.assert_array_equal(read_image(tmp_path / "rgb.png"), values >> 8)
     np.testing.assert_array_equal(read_image(tmp_path / "rgba.tif"), values >> 8)
+
+
+@pytest.mark.parametrize("name", ["grey.png", "rgb.png", "rgba.png", "grey.tif", "rgb.tif"])
+def test_12_bits_in_16_are_no_dark_picture(tmp_path, name):
+    values = np.random.default_rng(1).integers(0, 4096, (20, 30, 3), dtype=np.uint16)
+    stored = values[..., ::-1] if "rgb" in name else values[..., 0]
+    stored = np.dstack([stored, np.full((20, 30), 65535, np.uint16)]) if "rgba" in name else stored
+    cv2.imwrite(str(tmp_path / name), stored)
+    expected = values >> 4 if "rgb" in name else np.repeat(values[..., :1] >> 4, 3, axis=2)
+    np.testing.assert_array_equal(read_image(tmp_path / name), expected)
+
+
+# Red, green above blue, grey, 64x40: made once by libheif; the second says "turn by 90 degrees".
+HEIC = """
+AAAAHGZ0eXBoZWljAAAAAG1pZjFoZWljbWlhZgAAAX1tZXRhAAAAAAAAACFoZGxyAAAAAAAAAABwaWN0AAAAAAAAAAAAAAAA
+AAAAACJpbG9jAAAAAERAAAEAAQAAAAABoQABAAAAAAAAAG0AAAAjaWluZgAAAAAAAQAAABVpbmZlAgAAAAABAABodmMxAAAA
+AA5waXRtAAAAAAABAAAA/WlwcnAAAADdaXBjbwAAAHZodmNDAQNwAAAAkAAAAAAAHvAA/P34+AAADwNgAAEAGEABDAH//wNw
+AAADAJAAAAMAAAMAHroCQGEAAQAqQgEBA3AAAAMAkAAAAwAAAwAeoCCBBZbq5Ka5uAhoMCAAAAMDIAAAAwAhYgABAAZEAcFz
+wIkAAAATY29scm5jbHgAAQANAAaAAAAAFGlzcGUAAAAAAAAAQAAAAEAAAAAoY2xhcAAAAEAAAAABAAAAKAAAAAEAAAAAAAAA
+Av///+gAAAACAAAAEHBpeGkAAAAAAwgICAAAABhpcG1hAAAAAAAAAAEAAQWBAgMFhAAAAHVtZGF0AAAAaSgBr1iKfhLd/9GL
+/16SGe6zOw5lufgpRyrWDHkkZHUfqBvq40T4ON9X7hb/mobzzv3qqB674aL3d6ictEfIcUW7SYIbotKVH8jxVT3Md3uOgIDn
+UFNjESZVsoBkZCwviPm646YzNP4cYA==
+"""
+TURNED_HEIC = """
+AAAAHGZ0eXBoZWljAAAAAG1pZjFoZWljbWlhZgAAAchtZXRhAAAAAAAAACFoZGxyAAAAAAAAAABwaWN0AAAAAAAAAAAAAAAA
+AAAAADRpbG9jAAAAAERAAAIAAQAAAAAB7AABAAAAAAAAAG0AAgAAAAACWQABAAAAAAAAACQAAAA4aWluZgAAAAAAAgAAABVp
+bmZlAgAAAAABAABodmMxAAAAABVpbmZlAgAAAQACAABFeGlmAAAAAA5waXRtAAAAAAABAAABB2lwcnAAAADmaXBjbwAAAHZo
+dmNDAQNwAAAAkAAAAAAAHvAA/P34+AAADwNgAAEAGEABDAH//wNwAAADAJAAAAMAAAMAHroCQGEAAQAqQgEBA3AAAAMAkAAA
+AwAAAwAeoCCBBZbq5Ka5uAhoMCAAAAMDIAAAAwAhYgABAAZEAcFzwIkAAAATY29scm5jbHgAAQANAAaAAAAAFGlzcGUAAAAA
+AAAAQAAAAEAAAAAoY2xhcAAAAEAAAAABAAAAKAAAAAEAAAAAAAAAAv///+gAAAACAAAAEHBpeGkAAAAAAwgICAAAAAlpcm90
+AwAAABlpcG1hAAAAAAAAAAEAAQaBAgMFhIYAAAAaaXJlZgAAAAAAAAAOY2RzYwACAAEAAQAAAJltZGF0AAAAaSgBr1iKfhLd
+/9GL/16SGe6zOw5lufgpRyrWDHkkZHUfqBvq40T4ON9X7hb/mobzzv3qqB674aL3d6ictEfIcUW7SYIbotKVH8jxVT3Md3uO
+gIDnUFNjESZVsoBkZCwviPm646YzNP4cYAAAAAZFeGlmAABNTQAqAAAACAABARIAAwAAAAEABgAAAAAAAA==
+"""
+
+
+@pytest.mark.skipif("HEIF" not in Image.OPEN, reason="needs pi-heif (requirements-heic.txt)")
+def test_heic_of_phones_is_read_as_it_is_displayed(tmp_path):
+    flat = np.array([[(200, 30, 30), (30, 180, 40)], [(30, 40, 200), (120, 120, 120)]])
+    for name, text, expected in (
+        ("a.heic", HEIC, flat),
+        ("b.HEIF", TURNED_HEIC, np.rot90(flat, 3)),
+    ):
+        (tmp_path / name).write_bytes(base64.b64decode(text))
+        image = read_image(tmp_path / name)
+        size = (64, 40) if name[0] == "b" else (40, 64)
+        assert image.shape[:2] == image_size(tmp_path / name) == size
+        corners = image[:: size[0] - 1, :: size[1] - 1].astype(int)
+        assert np.abs(corners - expected).max() < 6
+    assert len(list_images(tmp_path)) == 2
+    (tmp_path / "cut.heic").write_bytes(base64.b64decode(HEIC)[:-60])
+    refused(tmp_path / "cut.heic", "cut off or damaged")
+
+
+def test_heic_without_its_package_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
+    formats = tuple(name for name in images._PILLOW_FORMATS if name != "HEIF")
+    monkeypatch.setattr(images, "_PILLOW_FORMATS", formats)
+    (tmp_path / "a.heic").write_bytes(base64.b64decode(HEIC))
+    refused(tmp_path / "a.heic", "pip install -r requirements-heic.txt")
 
 
 @pytest.mark.parametrize(("top", "scale"), [(1.0, 255), (200.0, 1), (60000.0, 1 / 257)])
