@@ -95,6 +95,11 @@ class ModelConfig:
         mean, std: normalisation of RGB pixels scaled to [0, 1].
         window: side of the attention windows, None for the variant's own.
         weights_licence: of the weights that the training started from, None for random ones.
+        crop_side: of a model that was trained on crops, the longer side in pixels of the
+            photographs (their median) at the scale at which crops were taken; None for one that
+            was trained on whole photographs.
+        photo_size: the longer side to which photographs are scaled before crops or tiles are taken
+            of them, None for their own resolution.
     """
 
     variant: str = "faster_vit_0"
@@ -105,6 +110,8 @@ class ModelConfig:
     std: tuple[float, float, float] = IMAGENET_STD
     window: int | None = None
     weights_licence: str | None = None
+    crop_side: int | None = None
+    photo_size: int | None = None
 
     def to_plain(self) -> dict:
         """Lists, strings and numbers only, so that a checkpoint stays data."""

@@ -30,7 +30,8 @@ from common import cli
 from common.errors import UserError
 from config import IGNORE_INDEX, Size
 from data.checks import check_data_set
-from data.images import Normalisation, image_size, map_files, read_image, resize_image
+from data.crops import Box, CropSampler, PhotoStore, tile_boxes
+from data.images import Normalisation, image_size, map_files, read_image, resize_image, resize_mask
 from data.masks import MaskReader
 from data.pairs import Pair
 
@@ -62,7 +63,9 @@ class UnreadableError(UserError):
         super().__init__(message.rsplit("UnreadableError: ", 1)[-1].strip())
 
 
-def make_augmentation(name: str, size: Size, fill: tuple[int, int, int]) -> A.Compose | None:
+def make_augmentation(
+    name: str, size: Size, fill: tuple[int, int, int], *, crops: bool = False
+) -> A.Compose | None:
     """The random changes of a training picture, made together on photograph and mask.
 
     All start from a picture that is already resized (see `SegmentationDataset`): on a photograph of
@@ -73,6 +76,7 @@ def make_augmentation(name: str, size: Size, fill: tuple[int, int, int]) -> A.Co
             to `size` as well, upside down, colour, blur), or "none".
         size: (height, width) of the result.
         fill: RGB where the picture does not reach; the mask becomes 255 there, not background.
+        crops: pictures are crops of `size` already, at random scales (see `CropDataset`).
     """
     if name == "none":
         return None
@@ -82,10 +86,13 @@ def make_augmentation(name: str, size: Size, fill: tuple[int, int, int]) -> A.Co
         return A.Compose([flip, A.RandomBrightnessContrast(p=0.2), rotate])
     # Pictures arrive MAX_SCALE times as large as the input, so they are only ever shrunk.
     smallest = MIN_SCALE / MAX_SCALE
+    scale_and_crop = [
+        A.RandomScale((smallest - 1, 0), area_for_downscale="image", p=1),
+        A.RandomCrop(*size, pad_if_needed=True, pad_position="random", **edges),
+    ]
     return A.Compose(
         [
-            A.RandomScale((smallest - 1, 0), area_for_downscale="image", p=1),
-            A.RandomCrop(*size, pad_if_needed=True, pad_position="random", **edges),
+            *([] if crops else scale_and_crop),
             flip,
             A.VerticalFlip(p=0.5),
             rotate,
@@ -125,8 +132,8 @@ class SegmentationDataset(Dataset):
     ):
         self.pairs, self.reader, self.size = pairs, reader, size
         self.normalise = Normalisation(mean, std)
-        fill = tuple(round(value) for value in self.normalise.mean.ravel().tolist())
-        self.augmentation = make_augmentation(augment, size, fill)
+        self.fill = tuple(round(value) for value in self.normalise.mean.ravel().tolist())
+        self.augmentation = make_augmentation(augment, size, self.fill)
         factor = MAX_SCALE if augment == "strong" else 1
         self.base_size = round(size[0] * factor), round(size[1] * factor)
         self.seed, self.cache = seed, cache
@@ -145,10 +152,7 @@ class SegmentationDataset(Dataset):
             UnreadableError: the file changed since it was checked.
         """
         epoch, index = key
-        if self._images is not None:
-            image, target = self._images[index].numpy(), self._targets[index].numpy()
-        else:
-            image, target = self._read(index)
+        image, target = self._look(epoch, index)
         if self.augmentation is not None:
             # One stream for all changes of a sample. (set_random_seed would give each change the
             # same stream, and a picture would be rotated just when it is flipped.)
@@ -160,6 +164,12 @@ class SegmentationDataset(Dataset):
             image, target = changed["image"], changed["mask"]
         image, target = self.normalise(image), target.astype(np.int64)
         return torch.from_numpy(image), torch.from_numpy(target), index
+
+    def _look(self, epoch: int, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """What is augmented: a photograph HWC uint8 RGB and its mask (H, W) uint8."""
+        if self._images is not None:
+            return self._images[index].numpy(), self._targets[index].numpy()
+        return self._read(index)
 
     def _read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Photograph HWC uint8 RGB and mask (H, W) uint8, resized for the augmentation."""
@@ -208,6 +218,70 @@ class SegmentationDataset(Dataset):
             return np.bincount(self.reader.read(pair).ravel(), minlength=256)[:classes]
 
         return sum(map_files(count, self.pairs, "Counting pixels"))
+
+
+class CropDataset(SegmentationDataset):
+    """Crops of photographs at one scale: random ones to learn from, or tiles to measure on.
+
+    To learn from, each photograph gives one crop an epoch; with the strong augmentation it shows
+    the photograph at random factors of that scale. To measure on, each gives the tiles of
+    `tile_boxes`, the same in every epoch.
+
+    Args:
+        photo_size: the photographs' longer side, None for their own resolution.
+        rare_share: of the crops, that are centred on a rare class; None for tiles.
+    """
+
+    def __init__(
+        self,
+        pairs: list[Pair],
+        reader: MaskReader,
+        size: Size,
+        mean: tuple[float, float, float],
+        std: tuple[float, float, float],
+        *,
+        augment: str = "article",
+        seed: int = 0,
+        photo_size: int | None = None,
+        rare_share: float | None = 0.33,
+    ):
+        super().__init__(pairs, reader, size, mean, std, seed=seed)
+        self.augmentation = make_augmentation(augment, size, self.fill, crops=True)
+        self.store = PhotoStore(pairs, reader, photo_size)
+        scales = (MIN_SCALE, MAX_SCALE) if augment == "strong" else (1.0, 1.0)
+        self.sampler = None if rare_share is None else CropSampler(size, rare_share, scales)
+        self.tiles: list[tuple[int, Box]] = []
+        if self.sampler is None:
+            for index, view in enumerate(self.store.sizes):
+                self.tiles += [(index, box) for box in tile_boxes(view, size)]
+
+    def __len__(self) -> int:
+        return len(self.tiles) or len(self.pairs)
+
+    def _look(self, epoch: int, index: int) -> tuple[np.ndarray, np.ndarray]:
+        if self.sampler is None:
+            photograph, box = self.tiles[index]
+        else:  # a stream of its own: the augmentation draws from (seed, epoch, index)
+            rng = np.random.default_rng([self.seed, epoch, index, 1])
+            photograph, box = index, self.sampler.draw(self.store, index, rng)
+        try:
+            image, target = self.store.read(photograph, box, self.fill)
+        except UserError as error:
+            raise UnreadableError(str(error)) from error
+        return resize_image(image, self.size), resize_mask(target, self.size)
+
+    def cache_gib(self) -> float:
+        """GiB that the decoded photographs take on the disk."""
+        return self.store.gib()
+
+    def fill_cache(self) -> None:
+        """Decode every photograph once, before workers start."""
+        self.store.fill()
+
+    def class_pixels(self) -> np.ndarray:
+        """Pixels of each class over all masks at the photographs' scale, (K,) int64."""
+        self.store.fill()
+        return self.store.class_pixels
 
 
 def _free_memory_gib() -> float | None:

@@ -34,7 +34,7 @@ from data.checks import check_pairs
 from data.masks import MaskReader
 from data.pairs import Pair
 from data.source import open_source
-from datasets import SegmentationDataset, make_loader
+from datasets import CropDataset, SegmentationDataset, make_loader
 from inference.evaluation import (
     evaluate_pairs,
     example_pictures,
@@ -144,12 +144,10 @@ def prepare_data(args: argparse.Namespace) -> Data:
     size = args.imgsz
     shape = (args.model, args.head, len(reader.classes), size)
     config = ModelConfig(*shape, *normalisation(args.model), window=args.window)
-    look = (reader, size, config.mean, config.std)
-    options = {"seed": args.seed, "cache": args.cache}
-    train_set = SegmentationDataset(pairs["train"], *look, augment=args.augment, **options)
-    valid_set = SegmentationDataset(pairs["valid"], *look, augment="none", **options)
-    if args.cache == "ram":
-        say(f"The cache takes {train_set.cache_gib() + valid_set.cache_gib():.2f} GiB")
+    train_set, valid_set = make_sets(args, pairs, reader, config)
+    if args.crop:
+        side = train_set.store.side()
+        config = dataclasses.replace(config, crop_side=side, photo_size=args.photo_size)
     # On maps of one pixel BatchNorm needs two pictures.
     one_pixel = max(size) <= 32 and args.head == "pyramid"
     if one_pixel and min(args.batch, len(train_set)) == 1:
@@ -162,6 +160,32 @@ def prepare_data(args: argparse.Namespace) -> Data:
     train_loader = make_loader(train_set, train=True, drop_last=one_pixel, **options)
     valid_loader = make_loader(valid_set, train=False, **options)
     return Data(reader, pairs, fingerprint, config, train_loader, valid_loader)
+
+
+def make_sets(
+    args: argparse.Namespace, pairs: dict[str, list[Pair]], reader: MaskReader, config: ModelConfig
+) -> tuple[SegmentationDataset, SegmentationDataset]:
+    """The data sets of both splits: whole pictures, or crops and the tiles that measure them."""
+    look = (reader, config.input_size, config.mean, config.std)
+    if args.photo_size and not args.crop:
+        raise UserError("--photo-size is the scale of crops: add --crop, or leave it out.")
+    if not args.crop:
+        options = {"seed": args.seed, "cache": args.cache}
+        train_set = SegmentationDataset(pairs["train"], *look, augment=args.augment, **options)
+        valid_set = SegmentationDataset(pairs["valid"], *look, augment="none", **options)
+        if args.cache == "ram":
+            say(f"The cache takes {train_set.cache_gib() + valid_set.cache_gib():.2f} GiB")
+        return train_set, valid_set
+    options = {"seed": args.seed, "photo_size": args.photo_size}
+    learnt = {"augment": args.augment, "rare_share": args.crop_rare}
+    train_set = CropDataset(pairs["train"], *look, **learnt, **options)
+    valid_set = CropDataset(pairs["valid"], *look, augment="none", rare_share=None, **options)
+    gib = train_set.cache_gib() + valid_set.cache_gib()
+    say(
+        f"Crops of photographs of {train_set.store.side()} pixels (the longer side, their median); "
+        f"decoded they take {gib:.2f} GiB of the disk until the training ends"
+    )
+    return train_set, valid_set
 
 
 def prepare_state(

@@ -83,14 +83,15 @@ SHARED = {
     "--out-dir": {"type": Path, "help": "folder for results"},
     "--overlap": {
         "type": number(float, 0, 0.9),
-        "default": 0.5,
-        "help": "share of a tile that it shares with the next",
+        "help": "share of a tile that it shares with the next; 0.5 if not given, 0.25 for a model "
+        "that was trained on crops",
     },
     "--overwrite": {"action": "store_true"},
     "--tile": {
         "type": number(int, 32, 8192),
         "metavar": "SIZE",
-        "help": "cut larger pictures into tiles of SIZE pixels, at full resolution",
+        "help": "cut larger pictures into tiles of SIZE pixels, at full resolution; a model that "
+        "was trained on crops does so by itself",
     },
     "--tta": {
         "action": "store_true",

@@ -23,7 +23,7 @@ CUT = 24 / 255  # mean difference of two thumbnails, of the full range; see Smoo
 
 @dataclass
 class Scored:
-    """A frame with what the model says: scores (K, h, w) at the network's size."""
+    """A frame with what the model says: scores (K, h, w), see `Predictor.frame_scores`."""
 
     frame: Frame
     scores: torch.Tensor
@@ -104,7 +104,7 @@ def score(
     """Run the model on each batch's frames; sound passes by in its place."""
     for batch in batches:
         images = [item.image for item in batch if isinstance(item, Frame)]
-        scores = iter(predictor.scores(images) if images else ())
+        scores = iter(predictor.frame_scores(images) if images else ())
         for item in batch:
             if isinstance(item, Sound):
                 yield item

@@ -5,6 +5,7 @@ they cannot disagree.
 """
 
 import math
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from common.device import choose_device
 from common.errors import UserError
 from config import ClassTable, ModelConfig, Size
+from data.crops import view_size
 from data.images import Normalisation, fit_within, resize_image, resize_mask
 from inference import onnx_model
 from models.deploy import fix_positions, fold_batchnorm
@@ -38,8 +41,11 @@ class Predictor:
         size: (height, width) of the network's input; None takes the one of the training.
         keep_aspect: fit the picture into `size` and pad it, rather than stretch it.
         tile: side in pixels of the square tiles in which a picture larger than one passes through
-            the network at its own resolution; None to resize it as a whole.
-        overlap: share of a tile's side that it shares with the next one, in [0, 0.9].
+            the network at its own resolution; None to resize it as a whole. A model that was
+            trained on crops takes every picture in tiles, of `size` where there is no `tile`, and
+            at the scale of its training.
+        overlap: share of a tile's side that it shares with the next one, in [0, 0.9]; None for a
+            half, or for a quarter where the model was trained on crops.
         flips: average the picture's and its mirror images' probabilities.
         batch: tiles that pass at once.
     """
@@ -51,12 +57,17 @@ class Predictor:
     device: str | torch.device = "cpu"
     keep_aspect: bool = False
     tile: int | None = None
-    overlap: float = 0.5
+    overlap: float | None = None
     flips: bool = False
     batch: int = 1
 
     def __post_init__(self):
         self.size = self.size or self.config.input_size
+        self._crops = self.config.crop_side is not None
+        self._tile = (self.tile, self.tile) if self.tile else self.size if self._crops else None
+        if self.overlap is None:
+            self.overlap = 0.25 if self._crops else 0.5
+        self._warned = False
         self.to(torch.device(self.device))
         self._normalise = Normalisation(self.config.mean, self.config.std)
 
@@ -100,19 +111,27 @@ class Predictor:
         fitted = [resize_image(image, self._inner(image.shape[:2])) for image in images]
         return self._forward(fitted)
 
+    def frame_scores(self, frames: list[np.ndarray]) -> Tensor:
+        """Scores for `mask`, (B, K, h, w) float32, of pictures of one size HWC uint8 RGB.
+
+        At the network's size, or at that of a view in tiles.
+        """
+        if not self._crops:
+            return self.scores(frames)
+        return torch.stack([self._tiled_scores(self._view(frame)) for frame in frames])
+
     @torch.inference_mode()
     def mask(self, scores: Tensor, size: Size) -> np.ndarray:
         """Class indices (H, W) uint8 at the picture's own size from its scores (K, h, w).
 
         Scores are resized before the arg-max, so that outlines are smooth and not steps.
         """
-        return _collect(self._bands(scores, size), size)[0]
+        return _collect(self._bands(self._filled(scores, size), size), size)[0]
 
     def masks_at(self, images: list[np.ndarray], sizes: list[Size]) -> Iterator[np.ndarray]:
         """As `masks`, each at the (height, width) of a mask that it is compared with."""
-        for bands, image, size in zip(self._bands_of(images, sizes), images, sizes, strict=True):
-            mask = _collect(bands, image.shape[:2] if self._is_tiled(image) else size)[0]
-            yield resize_mask(mask, size)
+        for (bands, shape), size in zip(self._bands_of(images, sizes), sizes, strict=True):
+            yield resize_mask(_collect(bands, shape)[0], size)
 
     def masks(self, images: list[np.ndarray]) -> list[np.ndarray]:
         """Class indices (H, W) uint8 of each picture, HWC uint8 RGB, at its own size."""
@@ -128,28 +147,43 @@ class Predictor:
         """
         classes = len(self.classes) if with_probabilities else 0
         sizes = [image.shape[:2] for image in images]
-        for bands, size in zip(self._bands_of(images, sizes), sizes, strict=True):
+        for bands, size in self._bands_of(images, sizes):
             yield _collect(bands, size, classes)
 
     def _bands_of(
         self, images: list[np.ndarray], sizes: list[Size]
-    ) -> Iterator[Iterator[tuple[int, Tensor]]]:
+    ) -> Iterator[tuple[Iterator[tuple[int, Tensor]], Size]]:
         """For each picture its scores, band by band from the top.
 
         Args:
-            sizes: (height, width) of the scores of pictures that are not tiled.
+            sizes: the (height, width) that is wanted of each picture's scores.
+
+        Yields:
+            the bands, and the size that they have: a picture that passes in tiles at its own
+            resolution keeps its own.
         """
         whole = [image for image in images if not self._is_tiled(image)]
         scores = iter(self.scores(whole)) if whole else iter(())
         for image, size in zip(images, sizes, strict=True):
-            if self._is_tiled(image):
-                yield self._tiled_bands(image)
+            if not self._is_tiled(image):
+                yield self._bands(self._filled(next(scores), size), size), size
+                continue
+            view = self._view(image)
+            if view is image:
+                yield self._tiled_bands(image), image.shape[:2]
             else:
-                yield self._bands(next(scores), size)
+                yield self._bands(self._tiled_scores(view), size), size
 
     def _inner(self, size: Size) -> Size:
         """The part of the network's input that a picture of `size` fills."""
         return fit_within(size, self.size) if self.keep_aspect else self.size
+
+    def _filled(self, scores: Tensor, size: Size) -> Tensor:
+        """The part of scores (K, h, w) that a picture of `size` fills."""
+        if not self.keep_aspect or self._crops:
+            return scores
+        h, w = self._inner(size)
+        return scores[:, :h, :w]
 
     def _forward(self, images: list[np.ndarray], size: Size | None = None) -> Tensor:
         """Pictures HWC uint8, no larger than `size`, to logits (B, K, *size) float32."""
@@ -173,9 +207,7 @@ class Predictor:
         Yields:
             the band's first row, and its scores (K, rows, W).
         """
-        h, w = self._inner(size)
-        H, W = size
-        scores = scores[:, :h, :w]
+        (h, w), (H, W) = scores.shape[1:], size
         if w != W:
             scores = F.interpolate(scores[None], (h, W), mode="bilinear", align_corners=False)[0]
         # Along the height by hand, so that the whole picture's scores never exist at once.
@@ -193,7 +225,30 @@ class Predictor:
     # --- Large pictures in tiles ---
 
     def _is_tiled(self, image: np.ndarray) -> bool:
-        return self.tile is not None and max(image.shape[:2]) > self.tile
+        return self._crops or (self.tile is not None and max(image.shape[:2]) > self.tile)
+
+    def _view(self, image: np.ndarray) -> np.ndarray:
+        """A picture at the scale at which it passes in tiles: the training's, or its own.
+
+        Says once where that differs much from what the model was trained on.
+        """
+        if not self._crops:
+            return image
+        photo_size, longest = self.config.photo_size, max(image.shape[:2])
+        ratio = longest / self.config.crop_side
+        if not self._warned and (ratio < 0.5 or (ratio > 2 and photo_size is None)):
+            self._warned = True
+            tqdm.write(
+                f"A picture of {image.shape[1]}x{image.shape[0]} px is much "
+                f"{'smaller' if ratio < 1 else 'larger'} than the photographs that the model was "
+                f"trained on (about {self.config.crop_side} px): look at its mask with care.",
+                file=sys.stderr,
+            )
+        return resize_image(image, view_size(image.shape[:2], photo_size))
+
+    def _tiled_scores(self, view: np.ndarray) -> Tensor:
+        """All scores of a view at once, (K, h, w): only of one whose size is bounded."""
+        return torch.cat([band for _, band in self._tiled_bands(view)], dim=1)
 
     @torch.inference_mode()
     def _tiled_bands(self, image: np.ndarray) -> Iterator[tuple[int, Tensor]]:
@@ -202,18 +257,23 @@ class Predictor:
         Each tile counts most at its centre, where the network saw what lies around. Only the rows
         that a later tile can still change are held: K x tile x W floats.
         """
-        side, (H, W) = self.tile, image.shape[:2]
-        step = max(1, round(side * (1 - self.overlap)))
-        tops, lefts = (_starts(length, side, step) for length in (H, W))
-        ramp = torch.hann_window(side + 2, periodic=False, device=self.device)[1:-1]
-        window = ramp[:, None] * ramp[None, :]
-        held = torch.zeros(len(self.classes), side, W, device=self.device)
-        weights = torch.zeros(side, W, device=self.device)
+        (height, width), (H, W) = self._tile, image.shape[:2]
+        tops, lefts = (
+            _starts(length, side, max(1, round(side * (1 - self.overlap))))
+            for length, side in ((H, height), (W, width))
+        )
+        ramps = (
+            torch.hann_window(side + 2, periodic=False, device=self.device)[1:-1]
+            for side in self._tile
+        )
+        window = torch.outer(*ramps)
+        held = torch.zeros(len(self.classes), height, W, device=self.device)
+        weights = torch.zeros(height, W, device=self.device)
         for top, next_top in zip(tops, [*tops[1:], H], strict=True):
             for first in range(0, len(lefts), self.batch):
                 group = lefts[first : first + self.batch]
-                tiles = [image[top : top + side, left : left + side] for left in group]
-                probs = self._forward(tiles, (side, side)).softmax(1)
+                tiles = [image[top : top + height, left : left + width] for left in group]
+                probs = self._forward(tiles, self._tile).softmax(1)
                 for left, tile, prob in zip(group, tiles, probs, strict=True):
                     h, w = tile.shape[:2]
                     held[:, :h, left : left + w] += (prob * window)[:, :h, :w]

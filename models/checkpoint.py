@@ -181,8 +181,11 @@ def parse_description(content: dict, path: Path) -> tuple[ModelConfig, ClassTabl
             input_size=tuple(int(side) for side in plain["input_size"]),
             mean=tuple(float(value) for value in plain["mean"]),
             std=tuple(float(value) for value in plain["std"]),
-            window=None if plain.get("window") is None else int(plain["window"]),
             weights_licence=plain.get("weights_licence"),
+            **{
+                name: None if plain.get(name) is None else int(plain[name])
+                for name in ("window", "crop_side", "photo_size")
+            },
         )
         classes = ClassTable.from_plain(content["classes"])
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
@@ -205,6 +208,8 @@ def _can_be(config: ModelConfig, classes: ClassTable) -> bool:
         and len(config.input_size) == 2
         and all(32 <= side <= 16384 for side in config.input_size)
         and (config.window is None or 2 <= config.window <= 64)
+        and 1 <= (config.crop_side or 1) <= 2**31
+        and 32 <= (config.photo_size or 32) <= 16384
         and len(config.mean) == len(config.std) == 3
         and all(math.isfinite(value) for value in config.mean + config.std)
         and min(config.std) > 0

@@ -35,7 +35,7 @@ def main() -> None:
     for _ in tqdm(range(args.frames)):
         noise = rng.normal(0, args.noise, still.shape)
         image = np.clip(still + noise, 0, 255).astype(np.uint8)
-        seen.append((predictor.scores([image])[0], thumbnail(image)))
+        seen.append((predictor.frame_scores([image])[0], thumbnail(image)))
     for amount in (0.0, 0.5, 0.8, 0.9):
         smoother = Smoother(amount)
         masks = []

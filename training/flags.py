@@ -76,9 +76,16 @@ def add_data_flags(group) -> None:
         default="article",
         help="article: flip, brightness, rotation; strong: scale, crop and blur too",
     )
+    what = "learn from crops of --imgsz, at the photographs' own resolution; tiles measure"
+    group.add_argument("--crop", **SWITCH, help=what)
+    sides = {"type": cli.number(int, 32, 16384), "metavar": "PIXELS"}
+    what = "with --crop, scale the photographs so that their longer side has PIXELS"
+    group.add_argument("--photo-size", **sides, help=what)
+    what = "share of the crops that are centred on a rare class"
+    group.add_argument("--crop-rare", type=cli.fraction, default=0.33, metavar="SHARE", help=what)
     what = "leave out and list pairs that cannot be read, rather than stop"
     group.add_argument("--skip-bad", **SWITCH, help=what)
-    what = "ram: keep the decoded, resized pictures in memory"
+    what = "ram: keep the decoded, resized pictures in memory; --crop keeps them on the disk"
     group.add_argument("--cache", choices=("none", "ram"), default="none", help=what)
     cli.add_shared(group, "--workers", type=cli.natural, help="processes that load data")
 

@@ -116,6 +116,8 @@ def check_same_run(
             ("--head", then["head"], config.head),
             ("--window", then.get("window"), config.window),
             ("--imgsz", list(then["input_size"])[::-1], list(config.input_size)[::-1]),
+            ("--crop", then.get("crop_side") is not None, config.crop_side is not None),
+            ("--photo-size", then.get("photo_size"), config.photo_size),
             ("classes", names["names"], list(classes.names)),
             ("class colours", names["colors"], [list(color) for color in classes.colors]),
             *((f"--{name}", typed[name], now) for name, now in flags.items()),

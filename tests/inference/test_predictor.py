@@ -1,5 +1,7 @@
 """One path from pictures to masks: sizes, aspect, tiles and flips."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -179,3 +181,68 @@ def test_of_a_checkpoint_the_position_tables_are_fixed_for_the_picture_and_the_t
         assert np.allclose(actual, probabilities, atol=2e-3)  # BatchNorms are folded, too
     with pytest.raises(TypeError):
         live.masks(images[:1])  # the model of a training keeps computing
+
+
+# --- Models that were trained on crops ------------------------------------------------------------
+
+
+def of_crops(model=None, size=(48, 32), crop_side=160, photo_size=None, **options):
+    config = ModelConfig(input_size=size, mean=(0.5,) * 3, std=(0.25,) * 3)
+    config = replace(config, crop_side=crop_side, photo_size=photo_size)
+    return Predictor(model or Bright(), config, CLASSES, **options)
+
+
+class Sizes(Bright):
+    """Notes what it is shown."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def forward(self, x):
+        self.seen.append(tuple(x.shape[-2:]))
+        return super().forward(x)
+
+
+def test_a_model_of_crops_tiles_by_itself_at_the_photographs_own_resolution():
+    model = Sizes()
+    image = RNG.integers(0, 255, (150, 133, 3), dtype=np.uint8)
+    predictor = of_crops(model)
+    assert predictor.overlap == 0.25
+    assert np.array_equal(predictor.masks([image])[0], image.astype(float).mean(2) > 127.5)
+    assert set(model.seen) == {(48, 32)}
+    assert len(model.seen) == 4 * 6  # ceil of (150 - 48) / 36 and of (133 - 32) / 24, and one each
+    small = image[:20, :20]  # and pads what is smaller than a tile, rather than stretch it
+    assert np.array_equal(predictor.masks([small])[0], small.astype(float).mean(2) > 127.5)
+    assert set(model.seen) == {(48, 32)}
+    assert of_crops(tile=64).masks([image])[0].shape == (150, 133)
+
+
+def test_a_model_of_crops_sees_photographs_at_the_scale_of_its_training():
+    model = Sizes()
+    image, truth = halves(300, 200)
+    predictor = of_crops(model, crop_side=96, photo_size=96)
+    mask = predictor.masks([image])[0]
+    assert mask.shape == truth.shape
+    assert (mask == truth).mean() > 0.97
+    assert len(model.seen) == 3 * 3  # a view of 96x64
+    at_half = next(predictor.masks_at([image], [(150, 100)]))
+    assert (at_half == truth[::2, ::2]).mean() > 0.97
+    scores = predictor.frame_scores([image, image[::-1].copy()])
+    assert scores.shape == (2, 2, 96, 64)
+    assert np.array_equal(predictor.mask(scores[0], (300, 200)), mask)
+
+
+def test_another_scale_than_the_trainings_is_said_once(capsys):
+    predictor = of_crops(crop_side=160)
+    predictor.masks([np.zeros((100, 90, 3), np.uint8), np.zeros((90, 310, 3), np.uint8)])
+    assert capsys.readouterr().err == ""
+    predictor.masks([np.zeros((40, 70, 3), np.uint8), np.zeros((400, 90, 3), np.uint8)])
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "70x40 px is much smaller" in said
+    of_crops(crop_side=160).masks([np.zeros((90, 340, 3), np.uint8)])
+    assert "larger" in capsys.readouterr().err
+    scaled = of_crops(crop_side=96, photo_size=96)  # whatever is larger is scaled
+    scaled.masks([np.zeros((90, 340, 3), np.uint8)])
+    assert capsys.readouterr().err == ""
