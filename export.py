@@ -68,9 +68,6 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-# --- The graph ------------------------------------------------------------------------------------
-
-
 class HalfInside(nn.Module):
     """A model that computes in 16 bits and speaks in 32, like every other export."""
 
@@ -129,9 +126,6 @@ def write(program, path: Path, name: str, limit: int = MAX_INSIDE) -> Path | Non
         beside.unlink(missing_ok=True)
         raise
     return beside
-
-
-# --- The proof ------------------------------------------------------------------------------------
 
 
 def textures(count: int, size: Size) -> list[np.ndarray]:
@@ -265,10 +259,8 @@ def validation_miou(path: Path, loaded: Loaded) -> float | None:
         source = open_source(root or Path(), ("valid",))
     except (UserError, OSError, ValueError):
         return None
-    model, config, classes = onnx_model.load(path, torch.device("cpu"))
-    records = evaluate_pairs(
-        Predictor(model, config, classes), source.pairs["valid"], source.reader
-    )
+    predictor = Predictor(*onnx_model.load(path, torch.device("cpu")))
+    records = evaluate_pairs(predictor, source.pairs["valid"], source.reader)
     return split_metrics(records, loaded.classes)["miou"]
 
 
@@ -281,9 +273,6 @@ def seconds_of(path: Path, size: Size) -> float:
         model(images)
         times.append(time.process_time() - start)
     return statistics.median(times[1:])
-
-
-# --- The run --------------------------------------------------------------------------------------
 
 
 def file_name(model: Path, size: Size, kind: str) -> str:

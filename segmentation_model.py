@@ -79,24 +79,16 @@ class FasterViT(nn.Module):
         self.patch_embed = PatchEmbed(in_chans, in_dim, dim)
         blocks = sum(depths)  # stochastic depth grows linearly from 0 to its rate
         rates = iter([drop_path_rate * i / max(blocks - 1, 1) for i in range(blocks)])
+        same = {"ct_size": ct_size, "mlp_ratio": mlp_ratio, "qkv_bias": qkv_bias}
+        same |= {"qk_scale": qk_scale, "drop": drop_rate, "attn_drop": attn_drop_rate}
         self.levels = nn.ModuleList()
         for index, depth in enumerate(depths):
             width, drop_path = dim * 2**index, [next(rates) for _ in range(depth)]
             if index < 2:
                 self.levels.append(ConvLevel(width, drop_path, layer_scale_conv))
                 continue
-            settings = BlockSettings(
-                num_heads=num_heads[index],
-                window=windows[index],
-                ct_size=ct_size,
-                hat=hat[index],
-                mlp_ratio=mlp_ratio,
-                qkv_bias=qkv_bias,
-                qk_scale=qk_scale,
-                drop=drop_rate,
-                attn_drop=attn_drop_rate,
-                layer_scale=layer_scale,
-            )
+            own = {"num_heads": num_heads[index], "window": windows[index], "hat": hat[index]}
+            settings = BlockSettings(**own, **same, layer_scale=layer_scale)
             downsample = index < len(depths) - 1
             level = AttentionLevel(width, settings, drop_path, downsample, do_propagation)
             self.levels.append(level)

@@ -105,10 +105,9 @@ def plot_curves(
     figure = Figure(figsize=(9, 6))
     axes = figure.subplots()
     epochs = epochs or list(range(1, len(train) + 1))
-    axes.plot(epochs, train, color="tab:blue", marker=".", label=f"train {title}")
-    axes.plot(epochs, valid, color="tab:red", marker=".", label=f"validation {title}")
-    axes.set_xlabel("epoch")
-    axes.set_ylabel(title)
+    for values, name, color in ((train, "train", "tab:blue"), (valid, "validation", "tab:red")):
+        axes.plot(epochs, values, color=color, marker=".", label=f"{name} {title}")
+    axes.set(xlabel="epoch", ylabel=title)
     axes.grid(alpha=0.3)
     axes.legend()
     save_figure(path, figure)

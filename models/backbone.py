@@ -15,8 +15,6 @@ from torch import Tensor, nn
 
 from config import Size
 
-# --- Position tables: small networks from coordinates to biases, so that any size has one ---------
-
 
 class PositionTable(nn.Module):
     """Biases as a function of the size, in the weights' precision under autocast, too."""
@@ -88,9 +86,6 @@ class FixedPositions(nn.Module):
     def forward(self, height: int, width: int) -> Tensor:
         kept = getattr(self, f"at_{height}x{width}", None)
         return self.table(height, width) if kept is None else kept
-
-
-# --- Levels and their blocks ----------------------------------------------------------------------
 
 
 class PatchEmbed(nn.Module):

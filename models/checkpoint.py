@@ -133,23 +133,12 @@ def _refuse_inflated(path: Path) -> None:
 
 def state_dict_of(content: dict, path: Path) -> dict[str, torch.Tensor]:
     """Find the state dict in a checkpoint of ours, of the article, of NVIDIA, or a bare one."""
-    state = content
-    for key in ("model_state_dict", "state_dict", "model"):
-        if isinstance(content.get(key), dict):
-            state = content[key]
-            break
-    state = {
-        name.removeprefix("module."): value
-        for name, value in state.items()
-        if isinstance(name, str)
-    }
+    keys = ("model_state_dict", "state_dict", "model")
+    state = next((content[key] for key in keys if isinstance(content.get(key), dict)), content)
+    state = {n.removeprefix("module."): v for n, v in state.items() if isinstance(n, str)}
     if not state or not all(_is_plain(value) for value in state.values()):
         raise UserError(f"{path} holds no state dict (a name and a tensor each); is it a model?")
-    return {
-        name: value
-        for name, value in state.items()
-        if not name.endswith(CACHES) and SECOND_NAME not in name
-    }
+    return {n: v for n, v in state.items() if not n.endswith(CACHES) and SECOND_NAME not in n}
 
 
 def _is_plain(value: object) -> bool:

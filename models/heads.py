@@ -26,9 +26,6 @@ def is_head(name: str) -> bool:
     return name.startswith(HEAD_PREFIXES)
 
 
-# --- The article's head ---------------------------------------------------------------------------
-
-
 def interpolation_matrix(n_in: int, n_out: int, shift: int, like: Tensor) -> Tensor:
     """Bilinear resizing of one axis, then a shift with zeros moving in: (n_out, n_in)."""
     identity = torch.eye(n_in, dtype=like.dtype, device=like.device)
@@ -216,9 +213,6 @@ def _is_plain_conv(conv: nn.Conv2d, kernel: int, padding: int) -> bool:
         and conv.padding_mode == "zeros"
         and conv.bias is not None
     )
-
-
-# --- The pyramid head -----------------------------------------------------------------------------
 
 
 class PyramidHead(nn.Module):

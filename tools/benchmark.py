@@ -10,6 +10,7 @@ All that is compared runs in turns in one process, so that a busy machine slows 
 """
 
 import argparse
+import math
 import multiprocessing
 import statistics
 import sys
@@ -18,6 +19,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -107,9 +109,6 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-# --- What runs ------------------------------------------------------------------------------------
-
-
 class LiteralArticle(nn.Module):
     """The article's order on the weights of a model with its head, to measure against.
 
@@ -178,9 +177,6 @@ def make_step(model: Callable[[Tensor], Tensor], case: Case) -> Callable[[], Non
         precision.scaler.update()
 
     return train
-
-
-# --- How it is measured ---------------------------------------------------------------------------
 
 
 def synchronise(device: torch.device) -> None:
@@ -288,15 +284,10 @@ def _row(case: Case, models: dict[tuple, Callable], gflop: dict, median: float) 
     counted = case.key if case.run == "literal" else (case.head, "eager")
     parameters = sum(parameter.numel() for parameter in models[counted].parameters())
     dtype = Precision.choose(case.amp, torch.device(case.device)).dtype
-    return {
-        "variant": case.variant,
-        "head": case.head,
-        "run": case.run,
+    row = {name: vars(case).get(name) for name in CASE_COLUMNS}
+    return row | {
         "size": f"{case.size[1]}x{case.size[0]}",
-        "batch": case.batch,
-        "device": case.device,
         "precision": "fp32" if dtype is None or case.run == "onnxruntime" else str(dtype)[6:],
-        "mode": case.mode,
         "parameters": parameters,
         "gflop": round(gflop[counted], 1),
         "milliseconds": round(median * 1e3, 2),
@@ -305,58 +296,40 @@ def _row(case: Case, models: dict[tuple, Callable], gflop: dict, median: float) 
     }
 
 
-# --- What is printed ------------------------------------------------------------------------------
-
-
 def format_table(rows: list[dict]) -> str:
     """Rows as aligned columns."""
-    cells = [[name.replace("_", " ") for name in COLUMNS]]
-    for row in rows:
-        values = (row[name] for name in COLUMNS)
-        cells.append(
-            ["-" if v is None else f"{v:,}" if isinstance(v, int | float) else v for v in values]
-        )
-    widths = [max(len(line[i]) for line in cells) for i in range(len(COLUMNS))]
-    lines = (
-        "  ".join(cell.rjust(w) for cell, w in zip(line, widths, strict=True)) for line in cells
-    )
-    return "\n".join(lines)
+
+    def cell(value: object) -> str:
+        return "-" if value is None else value if isinstance(value, str) else f"{value:,}"
+
+    columns = [[name.replace("_", " ")] + [cell(row[name]) for row in rows] for name in COLUMNS]
+    aligned = [[text.rjust(max(map(len, column))) for text in column] for column in columns]
+    return "\n".join(map("  ".join, zip(*aligned, strict=True)))
 
 
 def ratios(rows: list[dict]) -> list[str]:
     """Each way of running against the eager model, and how time grows with the pixels."""
     sentences = []
     eager = [row for row in rows if row["run"] == "eager"]
-    for row in rows:
-        for own in eager:
-            same = all(row[name] == own[name] for name in ("size", "mode"))
-            # The literal order is the article's: other heads are held against it, too.
-            if row["run"] == "eager" or not same:
-                continue
-            if row["run"] != "literal" and row["head"] != own["head"]:
-                continue
-            text = f"{row['size']} {row['mode']}: {row['run']} / {own['head']} head eager: "
-            text += f"time {row['milliseconds'] / own['milliseconds']:.2f}"
-            if row["peak_memory_mib"]:
-                text += f", peak memory {row['peak_memory_mib'] / own['peak_memory_mib']:.2f}"
-            sentences.append(text)
+    for row, own in product((row for row in rows if row["run"] != "eager"), eager):
+        # The literal order is the article's: other heads are held against it, too.
+        names = ("size", "mode") if row["run"] == "literal" else ("size", "mode", "head")
+        if any(row[name] != own[name] for name in names):
+            continue
+        text = f"{row['size']} {row['mode']}: {row['run']} / {own['head']} head eager: "
+        text += f"time {row['milliseconds'] / own['milliseconds']:.2f}"
+        if row["peak_memory_mib"]:
+            text += f", peak memory {row['peak_memory_mib'] / own['peak_memory_mib']:.2f}"
+        sentences.append(text)
     for head, mode in dict.fromkeys((row["head"], row["mode"]) for row in eager):
         of_mode = [row for row in eager if (row["head"], row["mode"]) == (head, mode)]
-        per_pixel = [row["milliseconds"] / _pixels(row["size"]) for row in of_mode]
-        for row, value in list(zip(of_mode, per_pixel, strict=True))[1:]:
-            sentences.append(
-                f"{head} head, {mode}: time per pixel at {row['size']} / {of_mode[0]['size']}: "
-                f"{value / per_pixel[0]:.2f}"
-            )
+        per_pixel = [r["milliseconds"] / math.prod(map(int, r["size"].split("x"))) for r in of_mode]
+        sentences += [
+            f"{head} head, {mode}: time per pixel at {row['size']} / {of_mode[0]['size']}: "
+            f"{value / per_pixel[0]:.2f}"
+            for row, value in zip(of_mode[1:], per_pixel[1:], strict=True)
+        ]
     return sentences
-
-
-def _pixels(size: str) -> int:
-    width, height = size.split("x")
-    return int(width) * int(height)
-
-
-# --- The run --------------------------------------------------------------------------------------
 
 
 def plan(args: argparse.Namespace, config: ModelConfig, device: torch.device) -> list[list[Case]]:
@@ -372,14 +345,11 @@ def plan(args: argparse.Namespace, config: ModelConfig, device: torch.device) ->
     batches = {mode: args.batch or {"inference": 1, "train": 2}[mode] for mode in modes}
     same = {"variant": config.variant, "num_classes": config.num_classes, "device": str(device)}
     same |= {"amp": args.amp, "checkpoint": args.checkpoint, "window": args.window}
-    return [
-        [
-            Case(run, head=head, size=size, batch=batches[mode], mode=mode, **same)
-            for head, run in ways
-        ]
-        for mode in modes
-        for size in sizes
+    cases = [
+        same | {"size": size, "batch": batches[mode], "mode": mode}
+        for mode, size in product(modes, sizes)
     ]
+    return [[Case(run, head=head, **case) for head, run in ways] for case in cases]
 
 
 def config_of(args: argparse.Namespace) -> ModelConfig:

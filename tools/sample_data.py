@@ -93,11 +93,8 @@ def cells(rng, shape, pitch: float) -> tuple[np.ndarray, np.ndarray]:
     x = ((x + rng.random(x.shape)) * pitch).astype(int).clip(0, shape[1] - 1)
     elsewhere = np.ones(shape, np.uint8)
     elsewhere[y, x] = 0
-    by_pixel = cv2.DIST_LABEL_PIXEL
-    distance, labels = cv2.distanceTransformWithLabels(
-        elsewhere, cv2.DIST_L2, 5, labelType=by_pixel
-    )
-    return labels, distance
+    way = (cv2.DIST_L2, 5, None, None, cv2.DIST_LABEL_PIXEL)
+    return cv2.distanceTransformWithLabels(elsewhere, *way)[::-1]
 
 
 def blur(image: np.ndarray, sigma: float) -> np.ndarray:
@@ -331,9 +328,8 @@ def ground(rng, shape, light) -> np.ndarray:
     if kind == "gradient":
         tints = GREENS + BROWNS + ((150, 170, 190), (210, 214, 204))
         near, far = rng.permutation(tints)[:2]
-        return blur(
-            mix(sheet(shape, near), far, 0.5 + noise(rng, shape, 0.7 * size, 2)), 0.03 * size
-        )
+        blend = mix(sheet(shape, near), far, 0.5 + noise(rng, shape, 0.7 * size, 2))
+        return blur(blend, 0.03 * size)
     rough = noise(rng, shape, 0.2 * size, 7)
     if kind == "soil":
         earth = sheet(shape, BROWNS[rng.integers(len(BROWNS))]) * (0.75 + 0.15 * rough)[..., None]
@@ -438,14 +434,12 @@ def write_video(path: Path, seconds: float, seed: int) -> None:
 def parse_args() -> argparse.Namespace:
     parser = cli.Parser(__doc__)
     cli.add_shared(parser, "--out-dir", default=Path("input/demo"), help="folder to fill")
-    parser.add_argument("--train", type=cli.positive_int, default=48, help="pictures to train on")
-    parser.add_argument(
-        "--valid", type=cli.positive_int, default=12, help="pictures to validate on"
-    )
+    for name, count, what in (("train", 48, "to train on"), ("valid", 12, "to validate on")):
+        kind = {"type": cli.positive_int, "default": count}
+        parser.add_argument(f"--{name}", **kind, help=f"pictures {what}")
     parser.add_argument("--seed", type=cli.natural, default=0, help="other seed, other leaves")
-    parser.add_argument(
-        "--video-seconds", type=cli.positive_float, default=3.0, help="of the video"
-    )
+    seconds = {"type": cli.positive_float, "default": 3.0}
+    parser.add_argument("--video-seconds", **seconds, help="of the video")
     what = "replace files of the same names in --out-dir; others stay"
     cli.add_shared(parser, "--overwrite", help=what)
     return parser.parse_args()
