@@ -43,10 +43,14 @@ def look_into_ranks() -> None:
     distributed.broadcast_buffers = broadcast_buffers
 
 
-if __name__ == "__main__":
+def run_script(*command: str) -> None:
+    """Run a script of this project as the command line would."""
     torch.set_num_threads(1)
     add_tiny()
     look_into_ranks()
-    script = sys.argv[1]
-    sys.argv = sys.argv[1:]
-    runpy.run_path(str(ROOT / script), run_name="__main__")
+    sys.argv = [*command]
+    runpy.run_path(str(ROOT / command[0]), run_name="__main__")
+
+
+if __name__ == "__main__":
+    run_script(*sys.argv[1:])

@@ -8,16 +8,14 @@ import re
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
-from contextlib import suppress
-from pathlib import Path
 
 import pytest
 import torch
-from run_tiny import add_tiny
+from processes import PATIENCE, Script, free_port, together
+from run_tiny import ROOT, add_tiny
 from tiny_data import write_data, write_pairs
 
 import evaluate
@@ -30,7 +28,6 @@ from segmentation_model import load_model
 from training.flags import RECIPES, make_parser, parse_args
 from training.run_folder import BEST, PRODUCTS
 
-ROOT = Path(__file__).resolve().parent.parent
 BASE = shlex.split(
     "--model tiny --head pyramid --weights none --imgsz 64 32 --batch 2 --workers 0 --device cpu "
     "--lr 0.01"
@@ -373,89 +370,55 @@ def test_a_switch_can_be_turned_off_when_a_run_goes_on(monkeypatch, data, tmp_pa
 
 # --- Real processes ---
 
-# A shell's background job, as with `nohup ... &`: it ignores SIGINT, and SIGTERM must do.
-NOHUP = ["sh", "-c", 'trap "" INT; exec "$0" "$@"', sys.executable]
 
-
-def start(data, out_dir, *flags, script="train.py", before=()):
-    command = [*(before or [sys.executable]), str(ROOT / "tests/run_tiny.py"), script]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(
-        [*command, *BASE, "--data", str(data), "--out-dir", str(out_dir), *flags],
-        **pipes,
-        cwd=ROOT,
-        start_new_session=True,
-        # These tests may themselves run in the background, where Ctrl-C is ignored.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
-
-
-PATIENCE = 600  # seconds: what takes ten alone may take ten times that on a busy machine
-
-
-def wait_for(process, path):
-    """Until a file is there or the process has ended."""
-    end = time.time() + PATIENCE
-    while time.time() < end and process.poll() is None and not path.exists():
-        time.sleep(0.01)
+def start(data, out_dir, *flags, **how):
+    places = ["--data", str(data), "--out-dir", str(out_dir)]
+    return Script("train.py", *BASE, *places, *flags, **how)
 
 
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_a_run_that_is_killed_at_random_loses_nothing(data, reference, tmp_path, workers):
     out_dir, rng = tmp_path / "out", random.Random(int(workers))
     process = start(data, out_dir, "--epochs", "3", "--workers", workers)
-    wait_for(process, out_dir / ("last.pth" if workers == "0" else "model.pth"))
+    process.wait_for(out_dir / ("last.pth" if workers == "0" else "model.pth"))
     time.sleep(rng.uniform(0, 0.5))
-    process.kill()
-    process.communicate()
+    process.send(signal.SIGKILL)
+    process.finish()
     for path in out_dir.glob("[!.]*.pth"):
         read_checkpoint(path)  # every finished checkpoint loads
     how = ["--resume"] if (out_dir / "last.pth").exists() else ["--overwrite"]
-    process = start(data, out_dir, "--epochs", "3", "--workers", workers, *how)
-    _, errors = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0, errors
+    code, errors = start(data, out_dir, "--epochs", "3", "--workers", workers, *how).finish()
+    assert code == 0, errors
     assert_same_run(reference, out_dir)
 
 
 @pytest.mark.parametrize(
-    ("sent", "before", "workers"),
+    ("sent", "nohup", "workers"),
     # The last one as a scheduler or `timeout` does it: to the workers, too, at the same time.
-    [(signal.SIGINT, (), "0"), (signal.SIGTERM, NOHUP, "0"), (signal.SIGTERM, (), "2")],
+    [(signal.SIGINT, False, "0"), (signal.SIGTERM, True, "0"), (signal.SIGTERM, False, "2")],
 )
-def test_a_signal_ends_the_run_at_once_and_says_how_to_go_on(data, tmp_path, sent, before, workers):
-    process = start(data, tmp_path, "--epochs", "5000", "--workers", workers, before=before)
-    wait_for(process, tmp_path / "last.pth")
-    (os.killpg if workers == "2" else os.kill)(process.pid, sent)
-    _, errors = process.communicate(timeout=120)  # 5000 epochs would take an hour
-    assert process.returncode == 130
+def test_a_signal_ends_the_run_at_once_and_says_how_to_go_on(data, tmp_path, sent, nohup, workers):
+    process = start(data, tmp_path, "--epochs", "5000", "--workers", workers, nohup=nohup)
+    process.wait_for(tmp_path / "last.pth")
+    process.send(sent, to_all=workers == "2")
+    code, errors = process.finish(120)  # 5000 epochs would take an hour
+    assert code == 130
     assert "--resume" in errors
     assert "Traceback" not in errors
     read_checkpoint(tmp_path / "last.pth")
 
 
-def torchrun(processes):
-    module = [sys.executable, "-m", "torch.distributed.run"]
-    return [*module, "--standalone", f"--nproc_per_node={processes}"]
+def succeed(processes):
+    for code, errors in [process.finish() for process in processes]:
+        assert code == 0, errors[-3000:]
 
 
-def call(before, script, *flags):
-    """Run a script in processes of its own, which must succeed."""
-    command = [*before, str(ROOT / "tests/run_tiny.py"), script, *flags]
-    done = subprocess.run(command, cwd=ROOT, timeout=120, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-
-
-# A pair of numbers takes 20 seconds of two cores: one in `make test`, the other in `make soak`.
-@pytest.mark.parametrize(
-    ("training", "evaluating"), [(3, 2), pytest.param(2, 3, marks=pytest.mark.soak)]
-)
+@pytest.mark.parametrize(("training", "evaluating"), [(3, 2), (2, 3)])
 def test_several_processes_train_one_model_and_measure_as_one(
     data, tmp_path, training, evaluating, monkeypatch
 ):
-    monkeypatch.setenv("RANK_WEIGHTS", str(tmp_path))
-    process = start(data, tmp_path / "out", "--epochs", "1", before=torchrun(training))
-    _, errors = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0, errors[-3000:]
+    flags = ["--data", str(data), "--out-dir", str(tmp_path / "out"), "--epochs", "1"]
+    succeed(together(training, "train.py", *BASE, *flags, RANK_WEIGHTS=str(tmp_path)))
     history = (tmp_path / "out/history.csv").read_text().splitlines()
     assert len(history) == 2
     ranks = [torch.load(tmp_path / f"{rank}.pth") for rank in range(training)]
@@ -465,7 +428,7 @@ def test_several_processes_train_one_model_and_measure_as_one(
     flags = ["--model", str(tmp_path / "out/model.pth"), "--data", str(data), "--device", "cpu"]
     monkeypatch.setattr(sys, "argv", ["evaluate.py", *flags, "--out-dir", str(tmp_path / "one")])
     evaluate.main()
-    call(torchrun(evaluating), "evaluate.py", *flags, "--out-dir", str(tmp_path / "many"))
+    succeed(together(evaluating, "evaluate.py", *flags, "--out-dir", str(tmp_path / "many")))
     for name in ("metrics.json", "per_image.csv"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "many" / name).read_bytes()
     assert re.search(r'"images": 3', (tmp_path / "one/metrics.json").read_text())
@@ -474,7 +437,7 @@ def test_several_processes_train_one_model_and_measure_as_one(
 def test_several_processes_share_the_pictures_of_a_folder(monkeypatch, data, reference, tmp_path):
     flags = ["--input", str(data / "train_images"), "--model", str(reference / "model.pth")]
     flags += ["--device", "cpu", "--out-dir"]
-    call(torchrun(2), "inference_image.py", *flags, str(tmp_path / "two"))
+    succeed(together(2, "inference_image.py", *flags, str(tmp_path / "two")))
     monkeypatch.setattr(sys, "argv", ["inference_image.py", *flags, str(tmp_path / "one")])
     assert inference_image.main() == 0
     one, two = (
@@ -485,36 +448,30 @@ def test_several_processes_share_the_pictures_of_a_folder(monkeypatch, data, ref
     assert len([name for name in one if name.endswith("_mask.png")]) == 6
 
 
-def free_port() -> str:
-    """A port that nobody listens on, below those that a system hands out to whoever asks."""
-    for port in range(20_000 + os.getpid() % 10_000, 32_768):
-        with socket.socket() as free, suppress(OSError):
-            free.bind(("127.0.0.1", port))
-            return str(port)
-
-
 def test_machines_without_a_shared_folder_are_told_so_before_they_train(data, tmp_path):
-    port = free_port()
     (tmp_path / "1").mkdir()  # as `outputs` is in every clone
-    processes = []
-    for rank in ("0", "1"):
-        world = f"WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT={port} RANK={rank} LOCAL_RANK=0"
-        before = ["env", *world.split(), sys.executable]
-        processes.append(start(data, tmp_path / rank, "--epochs", "1", before=before))
-    for process in processes:
-        _, errors = process.communicate(timeout=PATIENCE)
-        assert process.returncode == 2
+    world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    world |= {"LOCAL_RANK": "0"}
+    places = [tmp_path / rank for rank in "01"]
+    machines = [start(data, at, "--epochs", "1", **world, RANK=at.name) for at in places]
+    for code, errors in [machine.finish() for machine in machines]:
+        assert code == 2
         assert "on a disk that they share" in errors
     assert not list(tmp_path.rglob("*.pth"))
 
 
-def test_a_process_that_dies_ends_the_others_with_its_error(data, tmp_path, monkeypatch):
-    monkeypatch.setenv("DYING_RANK", "1")
-    process = start(data, tmp_path, "--epochs", "5000", before=torchrun(2))
-    try:
-        _, errors = process.communicate(timeout=PATIENCE)  # all epochs would take an hour
-    finally:
-        process.kill()
-    assert process.returncode != 0
-    assert "process 1 was meant to fail" in errors
+def test_a_process_that_dies_ends_the_others_with_its_error(data, tmp_path):
+    """By `torchrun` itself: it is what ends the others."""
+    before = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    flags = [*BASE, "--data", str(data), "--out-dir", str(tmp_path), "--epochs", "5000"]
+    done = subprocess.run(  # all epochs would take an hour
+        [*before, str(ROOT / "tests/run_tiny.py"), "train.py", *flags],
+        env=os.environ | {"DYING_RANK": "1"},
+        cwd=ROOT,
+        timeout=PATIENCE,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode != 0
+    assert "process 1 was meant to fail" in done.stderr
     assert read_checkpoint(tmp_path / "last.pth")["epoch"] == 1

@@ -1,0 +1,99 @@
+"""Scripts in real processes of their own, forked from one that has imported them already.
+
+A process that begins with `python train.py` imports for six seconds. These begin in a tenth: a
+server process imports the scripts once, before it starts any thread, and forks for each call.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from run_tiny import ROOT, run_script
+
+PATIENCE = 600  # seconds: what takes ten alone may take ten times that on a busy machine
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(["run_tiny", "train", "evaluate", "inference_image"])
+
+
+class Script:
+    """A script that runs, with what it printed; it is its own session, as under a shell.
+
+    Args:
+        command: the script and its flags.
+        environment: variables that only it sees.
+        nohup: ignore Ctrl-C, as the jobs of `nohup ... &` do.
+    """
+
+    def __init__(self, *command: str, nohup: bool = False, **environment: str):
+        self._folder = Path(tempfile.mkdtemp(prefix="process-"))
+        job = (list(map(str, command)), environment, nohup, self._folder)
+        self._process = SERVER.Process(target=_run, args=job)
+        with _path_for_the_server():
+            self._process.start()
+        self.pid = self._process.pid
+
+    def finish(self, timeout: float = PATIENCE) -> tuple[int, str]:
+        """Wait for its end: the exit code, negative for a signal's, and the errors it printed."""
+        self._process.join(timeout)
+        code, errors = self._process.exitcode, self._folder / "err"
+        text = errors.read_text() if errors.exists() else ""
+        shutil.rmtree(self._folder)
+        assert code is not None, f"{self.pid} still runs after {timeout} s: {text}"
+        return code, text
+
+    def wait_for(self, path: Path) -> None:
+        """Until a file is there or the process has ended."""
+        end = time.time() + PATIENCE
+        while time.time() < end and self._process.is_alive() and not path.exists():
+            time.sleep(0.01)
+
+    def send(self, number: int, to_all: bool = False) -> None:
+        """Send a signal, `to_all` its children too, as a scheduler does."""
+        (os.killpg if to_all else os.kill)(self.pid, number)
+
+
+def together(count: int, *command: str, **environment: str) -> list[Script]:
+    """`torchrun --nproc_per_node=COUNT`: processes that find each other."""
+    world = environment | {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1"}
+    world |= {"MASTER_PORT": free_port(), "LOCAL_WORLD_SIZE": str(count)}
+    ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
+    return [Script(*command, **world, **rank) for rank in ranks]
+
+
+def free_port() -> str:
+    """A port that nobody listens on, below those that a system hands out to whoever asks."""
+    for port in range(20_000 + os.getpid() % 10_000, 32_768):
+        with socket.socket() as free, contextlib.suppress(OSError):
+            free.bind(("127.0.0.1", port))
+            return str(port)
+
+
+@contextlib.contextmanager
+def _path_for_the_server():
+    """The server imports before it hears of our `sys.path`."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    try:
+        yield
+    finally:
+        os.environ.pop("PYTHONPATH")
+        if before is not None:
+            os.environ["PYTHONPATH"] = before
+
+
+def _run(command: list[str], environment: dict[str, str], nohup: bool, folder: Path) -> None:
+    os.setsid()
+    os.chdir(ROOT)
+    os.environ.update(environment)
+    for stream, name in ((sys.stdout, "out"), (sys.stderr, "err")):
+        with open(folder / name, "wb") as file:
+            os.dup2(file.fileno(), stream.fileno())
+    signal.signal(signal.SIGINT, signal.SIG_IGN if nohup else signal.default_int_handler)
+    run_script(*command)
