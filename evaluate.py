@@ -3,6 +3,7 @@
     python evaluate.py --model outputs/best_model_iou.pth --data input/my_leaves
     python evaluate.py --model outputs/best_model_iou.pth --data input/my_leaves --split test
     python evaluate.py --model outputs/best_model_iou.pth --data input/my_leaves --tile 512 --tta
+    python evaluate.py --model outputs/cv --data input/my_leaves    # each picture out of its fold
     torchrun --nproc_per_node=4 evaluate.py --model outputs/best_model_iou.pth --data ROOT
 
 Writes report.html to look at, metrics.json, per_image.csv, severity.csv, confusion_matrix.png and
@@ -22,6 +23,8 @@ from common import cli, distributed
 from common.errors import UserError
 from common.files import lock_folder, without_nan, write_csv, write_text
 from config import DEFAULT_DATA, ClassTable
+from data.masks import MaskReader
+from data.pairs import Pair
 from data.source import open_source
 from inference.evaluation import evaluate_pairs, example_pictures, format_table, split_metrics
 from inference.predictor import Predictor
@@ -30,6 +33,7 @@ from models.checkpoint import versions
 from reporting.report import write_report
 from reporting.samples import Sample
 from trust.agreement import describe, figures, severity_agreement, write_severities
+from trust.folds import each_fold, fold_figures, folds_of
 from utils import save_figure
 
 
@@ -37,20 +41,24 @@ def parse_args():
     parser = cli.Parser(__doc__)
     cli.add_shared(parser, "--device", "--model")
     cli.add_shared(parser, "--data", default=DEFAULT_DATA)
-    parser.add_argument("--split", choices=("train", "valid", "test"), default="valid", help="part")
+    what = "part; valid if not given, and of a folder of folds all that it was trained on, each "
+    what += "picture measured by the fold that has not seen it"
+    parser.add_argument("--split", choices=("train", "valid", "test"), help=what)
     cli.add_shared(parser, "--out-dir", default=Path("outputs/evaluation"))
     cli.add_prediction_flags(parser)
     return parser.parse_args()
 
 
 def write_per_image(path: Path, records: list[dict], classes: ClassTable) -> None:
-    """One line a picture: its mean IoU and each class's."""
+    """One line a picture: its mean IoU and each class's, and its fold where there are folds."""
     rows = []
+    folds = ["fold"] if "fold" in records[0] else []
     for record in records:
         matrix = ConfusionMatrix.of(record["counts"])
         values = [matrix.miou(), *matrix.iou()]
-        rows.append([record["file"], *(f"{v:.6f}" if v == v else "" for v in values)])
-    write_csv(path, ["file", "miou", *(f"iou_{name}" for name in classes.names)], rows)
+        figures = (f"{v:.6f}" if v == v else "" for v in values)
+        rows.append([record["file"], *(record[column] for column in folds), *figures])
+    write_csv(path, ["file", *folds, "miou", *(f"iou_{name}" for name in classes.names)], rows)
 
 
 def draw_confusion(path: Path, metrics: dict) -> None:
@@ -74,26 +82,31 @@ def draw_confusion(path: Path, metrics: dict) -> None:
 
 def main() -> int:
     args = parse_args()
-    options = cli.prediction_options(args)
+    options, shown = cli.prediction_options(args), ", ".join(map(str, args.model))
     predictor = Predictor.load(args.model, args.imgsz, args.device, **options)
     predictor.to(distributed.init(predictor.device))
-    source = open_source(args.data, (args.split,))
-    reader, pairs = source.reader, source.pairs[args.split]
+    folds = folds_of(args.model) if args.split is None else None
+    splits = ("train", "valid") if folds else (args.split or "valid",)
+    source = open_source(args.data, splits)
+    reader, pairs = source.reader, [pair for split in splits for pair in source.pairs[split]]
     if reader.classes.names != predictor.classes.names:
         raise UserError(
-            f"{args.model} knows the classes {', '.join(predictor.classes.names)}, and {args.data} "
+            f"{shown} knows the classes {', '.join(predictor.classes.names)}, and {args.data} "
             f"has {', '.join(reader.classes.names)}; evaluate with the data's own model."
         )
+    parts = [(None, predictor, pairs)]
+    if folds:
+        parts = list(each_fold(predictor, folds, pairs, source.root))
     if distributed.is_main():
         print(reader.describe())
     with lock_folder(args.out_dir, distributed.is_main()):
         started = time.time()
-        records = evaluate_pairs(predictor, pairs, reader)
+        records, pictures = measure(parts, reader)
         if distributed.is_main():
             facts = {
-                "model": str(args.model),
+                "model": shown,
                 "data": str(args.data),
-                "split": args.split,
+                "split": "out of fold" if folds else splits[0],
                 "input_width_height": list(predictor.size[::-1]),
                 **options,
                 "device": str(predictor.device),
@@ -103,10 +116,29 @@ def main() -> int:
                 "seconds": round(time.time() - started, 2),
                 **versions(),
             }
-            pictures = example_pictures(predictor, pairs, reader, records)
             write_results(args.out_dir, records, predictor.classes, pictures, facts)
     distributed.shutdown()
     return 0
+
+
+def measure(
+    parts: list[tuple[int | None, Predictor, list[Pair]]], reader: MaskReader
+) -> tuple[list[dict], Iterator[Sample]]:
+    """Measure every pair by the predictor of its part.
+
+    Args:
+        parts: number of the fold or None, predictor, and pairs.
+
+    Returns:
+        a record a picture, with its fold where there are folds, and a few of the pictures.
+    """
+    records, pairs, predictors = [], [], []
+    for number, predictor, own in parts:
+        fold = {} if number is None else {"fold": number}
+        records += [record | fold for record in evaluate_pairs(predictor, own, reader)]
+        pairs += own
+        predictors += [predictor] * len(own)
+    return records, example_pictures(predictors, pairs, reader, records)
 
 
 def write_results(
@@ -120,6 +152,10 @@ def write_results(
     metrics = split_metrics(records, classes)
     severity = severity_agreement(records, classes)
     print(format_table(metrics), *map(describe, severity), sep="\n")
+    if "fold" in records[0]:
+        of_folds, sentence = fold_figures(records, classes)
+        metrics |= of_folds
+        print(sentence)
     summary = metrics | {"severity_agreement": [without_nan(figures(one)) for one in severity]}
     write_text(out_dir / "metrics.json", json.dumps(without_nan(summary), indent=1) + "\n")
     write_per_image(out_dir / "per_image.csv", records, classes)

@@ -39,7 +39,7 @@ from data.images import list_images, read_image
 from data.source import open_source
 from inference import onnx_model
 from inference.evaluation import evaluate_pairs, split_metrics
-from inference.predictor import Predictor
+from inference.predictor import Predictor, model_files
 from inference.quantisation import inputs_of, quantise
 from models.checkpoint import FORMAT
 from models.deploy import fix_positions, fold_batchnorm
@@ -308,12 +308,18 @@ def export(
 def main() -> None:
     args = parse_args()
     onnx_model.packages()
-    loaded = load_model(args.model)
+    model, *others = model_files(args.model)
+    if others:
+        raise UserError(
+            f"A file holds one model, and --model names {len(others) + 1}; export them one by one, "
+            f"such as --model {model}."
+        )
+    loaded = load_model(model)
     size = args.imgsz or loaded.config.input_size
     if min(size) < 32:
         raise UserError(f"--imgsz {size[1]} {size[0]} is too small; the model needs 32 and more.")
     kind = "half" if args.half else "int8" if args.int8 else ""
-    path = args.out_dir / file_name(args.model, size, kind)
+    path = args.out_dir / file_name(model, size, kind)
     print(f"Exporting {loaded.config.variant}, {loaded.config.head} head, takes a minute ...")
     with lock_folder(args.out_dir):
         print(export(loaded, path, size, kind, args.dynamic_batch, args.images))

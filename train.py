@@ -6,6 +6,9 @@ The article's run, on its own data:
 Your own photographs and masks, on a laptop, from ImageNet weights that came with pip:
     python train.py --data input/my_leaves --recipe light
 
+Cross-validation, whose five models together are one that knows how far to trust it:
+    python train.py --data input/my_leaves --recipe light --folds 5 --out-dir outputs/cv
+
 Go on where a run was stopped, with all its flags:
     python train.py --out-dir outputs --resume
 
@@ -33,7 +36,7 @@ from config import ClassTable, ModelConfig
 from data.checks import check_pairs
 from data.masks import MaskReader
 from data.pairs import Pair
-from data.source import open_source
+from data.source import Source, open_source
 from datasets import CropDataset, SegmentationDataset, make_loader
 from inference.evaluation import (
     evaluate_pairs,
@@ -43,49 +46,112 @@ from inference.evaluation import (
     split_metrics,
 )
 from inference.predictor import Predictor
-from models.checkpoint import save_checkpoint, versions
+from models.checkpoint import read_checkpoint, save_checkpoint, versions
 from models.pretrained import Start, licence_of, load_weights
 from models.variants import normalisation
 from reporting.report import write_report
 from segmentation_model import build_model
-from training.flags import class_weights, parse_args, plain_args, resumed_checkpoint, settle_recipe
+from training.flags import (
+    class_weights,
+    fold_args,
+    parse_args,
+    plain_args,
+    resumed_checkpoint,
+    settle_recipe,
+)
 from training.losses import Loss, make_criterion
 from training.optimisation import freeze_backbone, lr_factor, make_optimizer
 from training.precision import Precision
-from training.run_folder import RunFolder
+from training.run_folder import RunFolder, fold_folder
 from training.state import TrainingState, best_epoch, check_same_run
 from trust.agreement import describe, severity_agreement
+from trust.folds import settle_folds
 
 
 def main() -> int:
     args, saved = parse_args(sys.argv[1:], __doc__)
     device = distributed.init(choose_device(args.device))
-    folder = RunFolder(args.out_dir)
+    try:
+        if args.folds or args.folds_file:
+            return train_folds(args, device)
+        return train_in(RunFolder(args.out_dir), args, saved, device)
+    finally:
+        distributed.shutdown()
+
+
+def train_folds(args: argparse.Namespace, device: torch.device) -> int:
+    """Cross-validation: a run a fold, each in a folder of its own, which together are a model.
+
+    With --resume a fold that is finished is left alone and one that was stopped goes on.
+    """
+    numbers = range(args.folds) if args.fold is None else [args.fold]
+    folders = {
+        number: RunFolder(fold_folder(args.out_dir, number), args.out_dir) for number in numbers
+    }
+    if distributed.is_main() and args.resume is None and not args.overwrite:
+        for folder in folders.values():
+            folder.refuse_if_used()
+    source, pairs = open_pairs(args)
+    everything = pairs["train"] + pairs["valid"]
+    settle_recipe(args, everything)
+    division = (args.folds, args.groups, args.seed, args.folds_file)
+    anew = args.overwrite and args.fold is None
+    folds = settle_folds(args.out_dir, everything, source, *division, anew)
+    for number, folder in folders.items():
+        own = fold_args(args, number)
+        if own.resume is not None and folder.is_finished(own.epochs):
+            say(f"Fold {number} is finished")
+            continue
+        say(f"FOLD: {number}, of 0 to {args.folds - 1}")
+        split = {"train": [], "valid": []}
+        for pair, fold in zip(everything, folds, strict=True):
+            split["valid" if fold == number else "train"].append(pair)
+        saved = None if own.resume is None else read_checkpoint(folder.last)
+        code = train_in(folder, own, saved, device, (source, split))
+        if code:
+            return code
+    say(f"All folds: python evaluate.py --model {args.out_dir} --data {args.data}")
+    return 0
+
+
+def train_in(
+    folder: RunFolder,
+    args: argparse.Namespace,
+    saved: dict | None,
+    device: torch.device,
+    opened: tuple[Source, dict[str, list[Pair]]] | None = None,
+) -> int:
+    """Train one model into a folder that nobody else holds; returns the exit code.
+
+    Args:
+        opened: as `open_pairs` returns it, where that is done.
+    """
     try:
         with folder.lock():
             goes_on = distributed.is_main() and folder.holds(resumed_checkpoint(args))
             if distributed.is_main() and not args.overwrite and not goes_on:
                 folder.refuse_if_used()
             folder.check_shared()
-            run(args, saved, device, folder)
+            run(args, prepare_data(args, *(opened or open_pairs(args))), saved, device, folder)
     except KeyboardInterrupt:
         if distributed.is_main():
             print(f"\nInterrupted. {folder.how_to_go_on(args.resume)}", file=sys.stderr)
         return 130
     except OSError as error:
         raise UserError(f"{cli.explain(error)} {folder.how_to_go_on(args.resume)}") from error
-    finally:
-        distributed.shutdown()
     return 0
 
 
 def run(
-    args: argparse.Namespace, saved: dict | None, device: torch.device, folder: RunFolder
+    args: argparse.Namespace,
+    data: "Data",
+    saved: dict | None,
+    device: torch.device,
+    folder: RunFolder,
 ) -> None:
-    """Everything from the data to the last checkpoint."""
+    """Everything from the model's first weights to the last checkpoint."""
     seed_everything(args.seed)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    data = prepare_data(args)
     state = prepare_state(args, data, saved, device)
     weights = class_weights(args.class_weights, data.train_set, len(data.classes))
     criterion = make_criterion(args.loss, None if weights is None else weights.to(device))
@@ -130,15 +196,19 @@ class Data:
         return self.valid_loader.dataset
 
 
-def prepare_data(args: argparse.Namespace) -> Data:
-    """Find and check the pairs, and settle what the recipe leaves to them."""
+def open_pairs(args: argparse.Namespace) -> tuple[Source, dict[str, list[Pair]]]:
+    """Open the data set and check every pair; returns those that can be used, by split."""
     source = open_source(args.data, ("train", "valid"), skip_bad=args.skip_bad)
-    reader = source.reader
-    say(reader.describe())
-    pairs = {
-        split: check_pairs(found, reader, args.skip_bad) for split, found in source.pairs.items()
+    say(source.reader.describe())
+    return source, {
+        split: check_pairs(found, source.reader, args.skip_bad)
+        for split, found in source.pairs.items()
     }
-    fingerprint = source.fingerprint(pairs.values())
+
+
+def prepare_data(args: argparse.Namespace, source: Source, pairs: dict[str, list[Pair]]) -> Data:
+    """Make the pairs ready for the network, and settle what the recipe leaves to them."""
+    reader, fingerprint = source.reader, source.fingerprint(pairs.values())
     settle_recipe(args, pairs["train"])
     say(f"{len(pairs['train'])} training and {len(pairs['valid'])} validation pairs in {args.data}")
     size = args.imgsz
@@ -309,7 +379,8 @@ def measure_best(
             "folder of the run, or give a larger --epochs."
         )
     predictor = Predictor.load(best, device=device)
-    records = evaluate_pairs(predictor, data.pairs["valid"], data.reader)
+    pairs = data.pairs["valid"]
+    records = evaluate_pairs(predictor, pairs, data.reader)
     if not distributed.is_main():
         return
     metrics = split_metrics(records, predictor.classes)
@@ -332,7 +403,7 @@ def measure_best(
         metrics=metrics,
         severity=severity,
         history=state.history,
-        samples=example_pictures(predictor, data.pairs["valid"], data.reader, records),
+        samples=example_pictures([predictor] * len(pairs), pairs, data.reader, records),
         settings=plain_args(args),
         facts=facts | versions(),
     )

@@ -79,7 +79,13 @@ SHARED = {
         "help": "network's input; the training's if not given",
     },
     "--keep-aspect": {"action": "store_true", "help": "pad rather than stretch"},
-    "--model": {"type": Path, "required": True, "help": "checkpoint, or an .onnx file"},
+    "--model": {
+        "nargs": "+",
+        "type": Path,
+        "required": True,
+        "metavar": "MODEL",
+        "help": "checkpoint, .onnx file or folder of folds; of several the mean",
+    },
     "--out-dir": {"type": Path, "help": "folder for results"},
     "--overlap": {
         "type": number(float, 0, 0.9),

@@ -132,14 +132,18 @@ def _figure(value: float) -> str:
 
 
 def example_pictures(
-    predictor: Predictor, pairs: list[Pair], reader: MaskReader, records: list[dict]
+    predictors: list[Predictor], pairs: list[Pair], reader: MaskReader, records: list[dict]
 ) -> Iterator[Sample]:
-    """The best, median and worst pictures of a split with their predictions, one at a time."""
+    """The best, median and worst pictures of a split with their predictions, one at a time.
+
+    Args:
+        predictors: of each pair the one that measured it.
+    """
     ious = [image_miou(record) for record in records]
     for rank, indices in choose_samples(ious).items():
         for index in indices:
             image, truth = read_image(pairs[index].image), reader.read(pairs[index])
-            pred = next(predictor.masks_at([image], [truth.shape]))
+            pred = next(predictors[index].masks_at([image], [truth.shape]))
             yield Sample(pairs[index].image.name, image, truth, pred, ious[index], rank)
 
 

@@ -1,13 +1,13 @@
 """The one path from a picture to its classes: resize, normalise, model, resize back, arg-max.
 
 Training's validation pictures, evaluation, image and video inference all go through `Predictor`, so
-they cannot disagree.
+they cannot disagree. Whether one model answers or several, nobody who predicts asks.
 """
 
 import math
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -22,9 +22,11 @@ from common.errors import UserError
 from config import ClassTable, ModelConfig, Size
 from data.crops import view_size
 from data.images import Normalisation, fit_within, resize_image, resize_mask
+from data.splits import FOLDS_FILE, Division
 from inference import onnx_model
 from models.deploy import fix_positions, fold_batchnorm
 from segmentation_model import load_model
+from training.run_folder import BEST, fold_folder
 
 # Rows of a picture whose scores are held at once: K x BAND x W floats, whatever the height.
 BAND = 512
@@ -71,14 +73,31 @@ class Predictor:
         self.to(torch.device(self.device))
         self._normalise = Normalisation(self.config.mean, self.config.std)
 
-    @classmethod
-    def load(cls, path: Path, size: Size | None = None, device: str = "auto", **options) -> Self:
-        """Make the predictor of an ONNX file or a checkpoint, whose model is made to predict only.
+    @staticmethod
+    def load(
+        models: Path | Sequence[Path], size: Size | None = None, device: str = "auto", **options
+    ) -> "Predictor":
+        """Make the predictor of a checkpoint, an ONNX file or a folder of folds, or of several.
 
         Raises:
-            UserError: the model or the device cannot be used, or not with such tiles.
+            UserError: a model or the device cannot be used, or not with such tiles, or the models'
+                classes differ.
         """
-        chosen, path, tile = choose_device(device), Path(path), options.get("tile")
+        chosen, paths = choose_device(device), model_files(models)
+        members = [Predictor._of_file(path, size, chosen, **options) for path in paths]
+        names = [member.classes.names for member in members]
+        for path, own in zip(paths, names, strict=True):
+            if own != names[0]:
+                raise UserError(
+                    f"{path} knows the classes {', '.join(own)}, and {paths[0]} "
+                    f"{', '.join(names[0])}; only models of the same classes can be averaged."
+                )
+        return members[0] if len(members) == 1 else Ensemble(members)
+
+    @classmethod
+    def _of_file(cls, path: Path, size: Size | None, chosen: torch.device, **options) -> Self:
+        """Make the predictor of one file, whose model is made to predict only."""
+        tile = options.get("tile")
         if path.suffix.lower() == ".pt2":
             raise UserError(
                 f"{path} is a file of torch.export, which can hold code and is not read; make an "
@@ -97,6 +116,11 @@ class Predictor:
         model = fix_positions(fold_batchnorm(loaded.model).to(chosen), sizes)
         model = model.to(memory_format=torch.channels_last)
         return cls(model, loaded.config, loaded.classes, size, chosen, **options)
+
+    @property
+    def members(self) -> list["Predictor"]:
+        """The predictors whose mean this one is: itself alone."""
+        return [self]
 
     def to(self, device: torch.device) -> None:
         """Move the model."""
@@ -284,6 +308,104 @@ class Predictor:
                 kept = buffer[..., done:, :].clone()
                 buffer.zero_()
                 buffer[..., : kept.shape[-2], :] = kept
+
+
+class Ensemble(Predictor):
+    """Several predictors as one: the mean of their probabilities, at the picture's own size.
+
+    Each member has its own input size, normalisation and scale. A video's frames, which are many,
+    are averaged before they are resized (see `frame_scores`).
+
+    Args:
+        members: predictors of the same classes, made with the same options.
+    """
+
+    def __init__(self, members: list[Predictor]):
+        self._members, self._crops = members, False
+        first = max(members, key=lambda member: math.prod(member.size))
+        licences = dict.fromkeys(member.config.weights_licence for member in members)
+        licence = ", ".join(filter(None, licences)) or None
+        self.config = replace(first.config, weights_licence=licence)
+        self.classes, self.size, self.device = first.classes, first.size, first.device
+        self.batch = first.batch
+
+    @property
+    def members(self) -> list[Predictor]:
+        """The predictors whose mean this one is."""
+        return self._members
+
+    def to(self, device: torch.device) -> None:
+        """Move all models."""
+        self.device = device
+        for member in self.members:
+            member.to(device)
+
+    @torch.inference_mode()
+    def frame_scores(self, frames: list[np.ndarray]) -> Tensor:
+        """The logarithm of the mean probabilities, (B, K, h, w), at the finest member's size."""
+        parts = [member.frame_scores(frames).softmax(1) for member in self.members]
+        size = max((part.shape[-2:] for part in parts), key=math.prod)
+        parts = [
+            part
+            if part.shape[-2:] == size
+            else F.interpolate(part, size, mode="bilinear", align_corners=False)
+            for part in parts
+        ]
+        return (sum(parts) / len(parts)).clamp(min=1e-9).log()
+
+    def _bands_of(
+        self, images: list[np.ndarray], sizes: list[Size]
+    ) -> Iterator[tuple[Iterator[tuple[int, Tensor]], Size]]:
+        # Where one member keeps a picture's own size, all do.
+        sizes = [
+            image.shape[:2] if any(m._is_tiled(image) for m in self.members) else size
+            for image, size in zip(images, sizes, strict=True)
+        ]
+        all_parts = zip(*(m._bands_of(images, sizes) for m in self.members), strict=True)
+        for parts, size in zip(all_parts, sizes, strict=True):
+            yield _mean_bands([bands for bands, _ in parts]), size
+
+
+def _mean_bands(parts: Sequence[Iterator[tuple[int, Tensor]]]) -> Iterator[tuple[int, Tensor]]:
+    """The mean of what several models say, as scores, band by band; each may cut its own bands."""
+    top, held = 0, [None] * len(parts)
+    while True:
+        for index, part in enumerate(parts):
+            if held[index] is None:
+                band = next(part, None)
+                if band is None:  # all end at the picture's last row
+                    return
+                held[index] = band[1].softmax(0)
+        rows = min(probs.shape[1] for probs in held)
+        mean = sum(probs[:, :rows] for probs in held) / len(held)
+        yield top, mean.clamp(min=1e-9).log()
+        top += rows
+        held = [probs[:, rows:] if probs.shape[1] > rows else None for probs in held]
+
+
+def model_files(models: Path | Sequence[Path]) -> list[Path]:
+    """The files of models that --model names; a folder of folds stands for the best of each fold.
+
+    Raises:
+        UserError: a fold is not trained yet, or folds.csv is none.
+    """
+    files = []
+    for model in [models] if isinstance(models, str | Path) else models:
+        model = Path(model)
+        if (model / FOLDS_FILE).is_file():
+            count = Division.read(model / FOLDS_FILE, "fold").count
+            own = [fold_folder(model, number) / BEST["miou"] for number in range(count)]
+            missing = [path for path in own if not path.is_file()]
+            if missing:
+                raise UserError(
+                    f"{missing[0]} is not there: {model} is a model once each of its {count} folds "
+                    f"is trained; go on with train.py --out-dir {model} --resume."
+                )
+            files += own
+        else:
+            best = model / BEST["miou"]
+            files.append(best if best.is_file() else model)
+    return files
 
 
 def _starts(length: int, side: int, step: int) -> list[int]:

@@ -14,6 +14,7 @@ from common import cli, distributed
 from common.errors import UserError
 from config import DEFAULT_DATA, DEFAULT_OUT_DIR
 from data.pairs import Pair
+from data.splits import FOLDS_FILE, MAX_FOLDS, Division
 from datasets import SegmentationDataset, input_size
 from models.backbone import window_without_padding
 from models.checkpoint import read_checkpoint
@@ -22,6 +23,7 @@ from models.timm_backbone import is_timm
 from models.variants import VARIANTS
 from training.losses import LOSSES
 from training.optimisation import OPTIMIZERS, SCHEDULERS
+from training.run_folder import checkpoints_of_folds, fold_folder
 
 # Flags that were found together, by measurement (docs/results.md); each can be given anew.
 RECIPES = {
@@ -40,7 +42,7 @@ RECIPES = {
 # Pixels of the network's input where the recipe leaves its size to the photographs' proportions.
 RECIPE_PIXELS = 320 * 160
 # Flags of one call, not of the run: a resumed run takes all others from its checkpoint.
-CALL_FLAGS = ("resume", "overwrite", "out_dir", "debug", "device", "workers")
+CALL_FLAGS = ("resume", "overwrite", "out_dir", "debug", "device", "workers", "fold", "folds_file")
 
 COUNT = {"type": cli.positive_int, "metavar": "N"}
 SWITCH = {"action": argparse.BooleanOptionalAction, "default": False}
@@ -58,6 +60,7 @@ def make_parser(doc: str = "") -> cli.Parser:
         "published weights of --model; scratch: no weights; each sets defaults of the flags below",
     )
     add_data_flags(parser.add_argument_group("data"))
+    add_split_flags(parser.add_argument_group("splits"))
     add_model_flags(parser.add_argument_group("model"))
     add_run_flags(parser.add_argument_group("run"))
     add_optimisation_flags(parser.add_argument_group("optimisation"))
@@ -88,6 +91,20 @@ def add_data_flags(group) -> None:
     what = "ram: keep the decoded, resized pictures in memory; --crop keeps them on the disk"
     group.add_argument("--cache", choices=("none", "ram"), default="none", help=what)
     cli.add_shared(group, "--workers", type=cli.natural, help="processes that load data")
+
+
+def add_split_flags(group) -> None:
+    what = (
+        'pictures that must not part: a pattern on names with one group, such as "(.*)_\\d+", or '
+    )
+    what += "a CSV file with file and group; those that look alike if not given"
+    group.add_argument("--groups", metavar="PATTERN|CSV", help=what)
+    what = "cross-validation: train N models, each measured on pictures that it has not seen"
+    group.add_argument("--folds", type=cli.number(int, 2, MAX_FOLDS), metavar="N", help=what)
+    what = "train this fold alone, from 0 up, so that several machines can share"
+    group.add_argument("--fold", type=cli.natural, metavar="NUMBER", help=what)
+    what = "folds.csv to take rather than to divide the pictures anew"
+    group.add_argument("--folds-file", type=Path, metavar="CSV", help=what)
 
 
 def add_model_flags(group) -> None:
@@ -199,7 +216,7 @@ def parse_args(argv: list[str], doc: str = "") -> tuple[argparse.Namespace, dict
     path = resumed_checkpoint(args)
     if path is None:
         args.head = args.head or ("pyramid" if is_timm(args.model) else "article")
-        return args, None
+        return check_folds(args), None
     if not path.is_file():
         raise UserError(
             f"{path} is not there, so there is no run to resume; start it without --resume."
@@ -212,14 +229,55 @@ def parse_args(argv: list[str], doc: str = "") -> tuple[argparse.Namespace, dict
     # As if typed again, in front of what was typed now: a stranger's numbers pass the same checks.
     # Without the recipe's defaults: what it sets today, a run of yesterday may not have had.
     args = make_parser(doc).parse_args([*as_flags(content.get("train_args")), *argv])
-    return args, content
+    return check_folds(args), content
+
+
+def check_folds(args: argparse.Namespace) -> argparse.Namespace:
+    """Settle how many folds there are.
+
+    Raises:
+        UserError: the flags about folds contradict each other, or the folder.
+    """
+    if args.folds_file is not None:
+        count = Division.read(args.folds_file, "fold").count
+        if args.folds not in (None, count):
+            raise UserError(f"{args.folds_file} has {count} folds, and not --folds {args.folds}.")
+        args.folds = count
+    if args.fold is not None and args.fold >= (args.folds or 0):
+        raise UserError(
+            f"--fold {args.fold} is not one of --folds {args.folds}, which are counted from 0."
+            if args.folds
+            else f"--fold {args.fold} needs --folds N, the number of all folds."
+        )
+    if args.folds and args.resume is not None:
+        parent = args.out_dir.parent
+        if args.resume or (parent / FOLDS_FILE).is_file():
+            where = parent if (parent / FOLDS_FILE).is_file() else args.out_dir
+            raise UserError(
+                "One of several folds goes on from their common folder: give --out-dir "
+                f"{where} --resume, with --fold NUMBER for one alone."
+            )
+    return args
+
+
+def fold_args(args: argparse.Namespace, number: int) -> argparse.Namespace:
+    """The flags of a fold's own run, which goes on only where there is something to go on from."""
+    own = argparse.Namespace(**vars(args))
+    own.fold, own.out_dir = number, fold_folder(args.out_dir, number)
+    if args.resume is not None and not (own.out_dir / "last.pth").is_file():
+        own.resume, own.overwrite = None, True  # no epoch was finished there
+    return own
 
 
 def resumed_checkpoint(args: argparse.Namespace) -> Path | None:
-    """The file that the run goes on from; None for a new run."""
+    """The file that the run goes on from; None for a new run.
+
+    Of a folder of folds it is the first fold's that has one: its flags are those of all.
+    """
     if args.resume is None:
         return None
-    return Path(args.resume) if args.resume else args.out_dir / "last.pth"
+    own = Path(args.resume) if args.resume else args.out_dir / "last.pth"
+    return own if args.resume or own.is_file() else next(checkpoints_of_folds(args.out_dir), own)
 
 
 def plain_args(args: argparse.Namespace) -> dict:

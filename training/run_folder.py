@@ -16,6 +16,7 @@ from common import distributed
 from common.errors import UserError
 from common.files import lock_folder, replacing, without_nan, write_csv, write_text
 from config import ClassTable, ModelConfig
+from data.splits import MAX_FOLDS
 from models.checkpoint import read_checkpoint, save_checkpoint
 from training.state import best_epoch
 from utils import plot_curves
@@ -32,6 +33,17 @@ PRODUCTS = (
 )
 
 
+def fold_folder(out_dir: Path, number: int) -> Path:
+    """Where the model of a fold lies in a folder of folds."""
+    return out_dir / f"fold_{number}"
+
+
+def checkpoints_of_folds(out_dir: Path) -> Iterator[Path]:
+    """The `last.pth` of the folds that have one, in their order."""
+    folders = (fold_folder(out_dir, number) for number in range(MAX_FOLDS))
+    return (folder / "last.pth" for folder in folders if (folder / "last.pth").is_file())
+
+
 class RunFolder:
     """The one place that knows a run's files by name and decides which of them may be replaced.
 
@@ -39,10 +51,11 @@ class RunFolder:
 
     Args:
         path: the folder, which need not be there before `lock`.
+        out_dir: the --out-dir that leads to it, where it is a fold's.
     """
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self, path: Path, out_dir: Path | None = None):
+        self.path, self.out_dir = path, out_dir or path
         self.last, self.report = path / "last.pth", path / "report.html"
         self.best = {figure: path / name for figure, name in BEST.items()}
         self.board = None  # TensorBoard's writer, if there is one
@@ -75,13 +88,24 @@ class RunFolder:
                 "need an --out-dir on a disk that they share."
             )
 
+    def is_used(self) -> bool:
+        """Whether a run has left anything there."""
+        return any((self.path / name).exists() for name in PRODUCTS)
+
+    def is_finished(self, epochs: int) -> bool:
+        """Whether a run of so many epochs has had them all and was measured."""
+        history = self.path / "history.csv"
+        if not self.report.is_file() or not history.is_file():
+            return False
+        return len(history.read_bytes().splitlines()) > epochs
+
     def refuse_if_used(self) -> None:
         """Never replace a run unasked.
 
         Raises:
             UserError: the folder holds one.
         """
-        if any((self.path / name).exists() for name in PRODUCTS):
+        if self.is_used():
             resume = "pass --resume to go on, " if self.last.is_file() else "pass "
             raise UserError(
                 f"{self.path}/ already holds a run ({self.describe()}): {resume}"
@@ -107,10 +131,11 @@ class RunFolder:
         Args:
             resumed: what --resume named, if it did.
         """
-        out_dir = shlex.quote(str(self.path))
-        if self.last.is_file():
+        out_dir = shlex.quote(str(self.out_dir))
+        safe = self.last if self.last.is_file() else next(checkpoints_of_folds(self.out_dir), None)
+        if safe is not None:
             return (
-                f"Every finished epoch is safe in {self.last}; go on from there with: "
+                f"Every finished epoch is safe in {safe}; go on from there with: "
                 f"python train.py --out-dir {out_dir} --resume"
             )
         resume = f"--resume {shlex.quote(resumed)} " if resumed else ""

@@ -1,1 +1,1 @@
-"""How far a model can be trusted: agreement, calibration, familiarity, label errors."""
+"""How far a model can be trusted: folds, agreement, calibration, familiarity, label errors."""

@@ -1,0 +1,153 @@
+"""Cross-validation: which photographs each fold leaves out, and what it says of them.
+
+A folder of folds holds folds.csv and a run in fold_0, fold_1 and so on. Together they are a model
+(see `inference.predictor`). Apart they measure it on all photographs, each by the one fold that has
+not seen it: the out-of-fold prediction (Stone 1974).
+"""
+
+import math
+import statistics
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from common import distributed
+from common.distributed import say
+from common.errors import UserError
+from config import ClassTable
+from data.images import read_image
+from data.pairs import Pair
+from data.source import Source
+from data.splits import FOLDS_FILE, Division, make_folds
+from inference.evaluation import split_metrics
+from inference.predictor import Predictor
+from training.run_folder import RunFolder, fold_folder
+
+
+def settle_folds(
+    out_dir: Path,
+    pairs: Sequence[Pair],
+    source: Source,
+    count: int,
+    groups: str | None,
+    seed: int,
+    given: Path | None = None,
+    anew: bool = False,
+) -> list[int]:
+    """Decide the fold of each pair and write folds.csv, before anything is learnt.
+
+    Where a fold of the folder was begun, its folds.csv holds, so that several machines and a run
+    that goes on agree.
+
+    Args:
+        groups: as `data.splits.group_pairs` takes it.
+        given: a folds.csv to take.
+        anew: clear away all that the folder's folds hold.
+
+    Raises:
+        UserError: the folds do not fit the pairs, or contradict those of the folder.
+    """
+    path = out_dir / FOLDS_FILE
+    begun = any(RunFolder(fold_folder(out_dir, number)).is_used() for number in range(count))
+    if begun and path.is_file() and not anew:
+        division, remark = Division.read(path, "fold"), f"The folds are those of {path}."
+        if division.count != count or (given and Division.read(given, "fold") != division):
+            raise UserError(
+                f"{path} has {division.count} other folds, of which some are trained; go on with "
+                "these, pass --overwrite to replace all, or take another --out-dir."
+            )
+    elif given:
+        division, remark = Division.read(given, "fold"), f"The folds are those of {given}."
+    else:
+        fresh = (source.root, source.reader, count, groups, seed)
+        division, remark = make_folds(pairs, *fresh)
+    folds = [int(part) for part in division.part_of(pairs, source.root, given or path)]
+    say(
+        f"{count} folds of {span([folds.count(number) for number in range(count)])} pairs. {remark}"
+    )
+    distributed.barrier()  # all have looked at the folder
+    if distributed.is_main() and (anew or not begun):
+        for folder in map(RunFolder, sorted(out_dir.glob("fold_*"))) if anew else ():
+            with folder.lock():
+                folder.clear()
+        division.write(path)
+    return folds
+
+
+def span(counts: Sequence[int]) -> str:
+    """The range of some counts."""
+    low, high = min(counts), max(counts)
+    return f"{low}" if low == high else f"{low} to {high}"
+
+
+def folds_of(models: Sequence[Path]) -> Path | None:
+    """The folds.csv of what --model names, if that is a folder of folds."""
+    path = models[0] / FOLDS_FILE
+    return path if len(models) == 1 and path.is_file() else None
+
+
+def each_fold(
+    predictor: Predictor, folds: Path, pairs: Sequence[Pair], root: Path
+) -> Iterator[tuple[int, Predictor, list[Pair]]]:
+    """Each fold's own predictor with the pairs that it has not seen.
+
+    Args:
+        predictor: of the folder that `folds`, a folds.csv, lies in.
+        pairs: of the data set below `root` that the folds were made of, or some of them.
+
+    Yields:
+        the fold's number, its predictor, and its pairs, which may be none.
+
+    Raises:
+        UserError: a pair is not in folds.csv.
+    """
+    parts = Division.read(folds, "fold").part_of(pairs, root, folds)
+    for number, member in enumerate(predictor.members):
+        own = [pair for pair, part in zip(pairs, parts, strict=True) if part == str(number)]
+        yield number, member, own
+
+
+def out_of_fold(
+    predictor: Predictor, folds: Path, pairs: Sequence[Pair], root: Path
+) -> Iterator[tuple[Pair, int, np.ndarray, np.ndarray]]:
+    """What the one fold that has not seen a picture says of it, for each pair, fold by fold.
+
+    Args:
+        predictor, folds, pairs, root: as `each_fold` takes them.
+
+    Yields:
+        pair, number of the fold, mask (H, W) uint8 and probabilities (K, H, W) float16 at the
+        photograph's own size.
+
+    Raises:
+        UserError: as `each_fold`, or a photograph cannot be read.
+    """
+    for number, member, own in each_fold(predictor, folds, pairs, root):
+        for pair in own:
+            mask, probabilities = next(member.segment([read_image(pair.image)], True))
+            yield pair, number, mask, probabilities
+
+
+def fold_figures(records: Sequence[dict], classes: ClassTable) -> tuple[dict, str]:
+    """What cross-validation adds to the figures of all pictures: those of the folds apart.
+
+    The spread is the standard deviation of the folds' mIoU (with n - 1). Folds share most of what
+    they are trained on, so it is no standard error of the mean (Bengio and Grandvalet 2004).
+
+    Args:
+        records: one a picture, each with its `fold`.
+
+    Returns:
+        figures for the metrics, and a sentence.
+    """
+    numbers = sorted({record["fold"] for record in records})
+    parts = ([record for record in records if record["fold"] == number] for number in numbers)
+    mious = [split_metrics(part, classes)["miou"] for part in parts]
+    low, mid, high = min(mious), statistics.fmean(mious), max(mious)
+    spread = statistics.stdev(mious) if len(mious) > 1 else math.nan
+    figures = {"miou_mean_of_folds": mid, "miou_spread_of_folds": spread, "fold_miou": mious}
+    return figures, (
+        f"Each picture was measured by the one of {len(mious)} folds that has not seen it. mIoU of "
+        f"the folds: mean {mid:.4f}, standard deviation {spread:.4f}, {low:.4f} to {high:.4f}."
+    )
