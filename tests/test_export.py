@@ -88,12 +88,12 @@ def test_a_picture_gets_the_same_mask_through_the_predictor(exported):
 
 
 def test_the_articles_head_exports_in_half_precision_with_a_fixed_batch(tmp_path):
-    loaded, path = make("article"), tmp_path / "half.onnx"
-    program = export.to_onnx(loaded, SIZE, half=True, dynamic_batch=False)
+    loaded, path, size = make("article"), tmp_path / "half.onnx", (64, 32)
+    program = export.to_onnx(loaded, size, half=True, dynamic_batch=False)
     export.write(program, path, "half")
     model, _, _ = onnx_model.load(path, CPU)
     assert model.batch == 1
-    images = torch.randn(2, 3, *SIZE)
+    images = torch.randn(2, 3, *size)
     with torch.inference_mode():
         expected = loaded.model(images)
         torch.testing.assert_close(model(images), expected, atol=0.02, rtol=0.02)
@@ -236,11 +236,23 @@ def test_missing_packages_are_named_with_the_remedy(monkeypatch):
         onnx_model.packages()
 
 
-def test_eight_bits_are_calibrated_on_photographs_and_smaller(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def of_one():
+    """A pyramid model and its graph for one picture."""
+    loaded = make("pyramid")
+    return loaded, export.to_onnx(loaded, SIZE, half=False, dynamic_batch=False)
+
+
+@pytest.fixture
+def loaded(of_one, monkeypatch):
+    monkeypatch.setattr(export, "to_onnx", lambda *_: of_one[1])
+    return of_one[0]
+
+
+def test_eight_bits_are_calibrated_on_photographs_and_smaller(loaded, tmp_path, monkeypatch):
     (tmp_path / "in").mkdir()
     for index, picture in enumerate(export.textures(3, SIZE)):
         write_image(tmp_path / f"in/{index}.png", picture)
-    loaded = make("pyramid")
     line = export.export(loaded, tmp_path / "a.onnx", SIZE)
     monkeypatch.setitem(export.MAX_DIFFERENT, "int8", 0.2)  # random weights have no margins
     line = export.export(loaded, tmp_path / "b.onnx", SIZE, "int8", images=tmp_path / "in")
@@ -253,16 +265,16 @@ def test_eight_bits_are_calibrated_on_photographs_and_smaller(tmp_path, monkeypa
     assert model(torch.zeros(1, 3, *SIZE)).shape == (1, 3, *SIZE)
 
 
-def test_eight_bits_that_change_too_much_leave_no_file(tmp_path, monkeypatch):
+def test_eight_bits_that_change_too_much_leave_no_file(loaded, tmp_path, monkeypatch):
     (tmp_path / "in").mkdir()
     write_image(tmp_path / "in/a.png", export.textures(1, SIZE)[0])
     monkeypatch.setitem(export.MAX_DIFFERENT, "int8", -1.0)
     with pytest.raises(UserError, match=r"At most -100.0% may differ: no file was written"):
-        export.export(make("pyramid"), tmp_path / "b.onnx", SIZE, "int8", images=tmp_path / "in")
+        export.export(loaded, tmp_path / "b.onnx", SIZE, "int8", images=tmp_path / "in")
     assert not list(tmp_path.glob("*.onnx"))
 
 
-def test_eight_bits_without_photographs_are_refused(tmp_path):
+def test_eight_bits_without_photographs_are_refused(loaded, tmp_path):
     with pytest.raises(UserError, match="--int8 takes its ranges from photographs"):
-        export.export(make("pyramid"), tmp_path / "b.onnx", SIZE, "int8")
+        export.export(loaded, tmp_path / "b.onnx", SIZE, "int8")
     assert not list(tmp_path.glob("*.onnx"))

@@ -23,7 +23,7 @@ KINDS = {
     "strides from 4": "timm/test_convnext",
     "channels last": "timm/test_mambaout",
     "plain ViT": "timm/test_vit",
-    "merged branches": "timm/mobileone_s0",
+    "merged branches": "timm/repvgg_a0",
 }
 SIZE = (56, 72)  # no stride divides it
 
