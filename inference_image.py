@@ -3,6 +3,7 @@
     python inference_image.py --input input/my_leaves/valid_images --model outputs/model.pth
     python inference_image.py --imgsz 512 512 --input a.jpg "more/*.png" --model outputs/model.pth
     python inference_image.py --input drone.tif --model outputs/model.pth --tile 512 --save mask
+    python inference_image.py --input season/ --model outputs/model.pth --recursive --resume
 
 For each picture NAME, by --save:
     overlay   NAME_overlay.jpg, the photograph with its classes tinted
@@ -12,9 +13,11 @@ For each picture NAME, by --save:
     cvat      all masks as one cvat.zip, to be corrected in CVAT and trained on again
 
 All have the picture's own size. results.csv holds the numbers, summary.html shows all at a glance.
+The exit code is 0 if every picture has its results, 1 if some are missing (skipped.txt says why).
 """
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -23,10 +26,18 @@ from tqdm import tqdm
 from common import cli, distributed
 from common.errors import UserError
 from common.files import lock_folder, write_text
+from common.text import printable
 from data.inputs import find_inputs
+from inference.journal import Journal
 from inference.pictures import segment_pictures
 from inference.predictor import Predictor
-from inference.results import KINDS, Result, ResultFolder
+from inference.results import KINDS, ResultFolder
+from models.digests import digest_of_model
+
+# Flags of one call; by all others `--resume` knows that it goes on with the same work.
+CALL_FLAGS = (
+    *("batch", "debug", "device", "input", "model", "out_dir", "recursive", "resume", "workers"),
+)
 
 
 def parse_args() -> argparse.Namespace:
@@ -36,6 +47,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--input", nargs="+", required=True, metavar="INPUT", help=what)
     parser.add_argument("--recursive", action="store_true", help="look into folders of folders")
     cli.add_shared(parser, "--out-dir", default=Path("outputs/inference_results_image"))
+    what = "go on where a run on this folder was stopped, or do what is new; begin if there is none"
+    parser.add_argument("--resume", action="store_true", help=what)
     kinds = {"choices": KINDS, "default": ["overlay", "mask"], "metavar": "KIND"}
     what = f"what to write: {', '.join(KINDS)}"
     parser.add_argument("--save", nargs="+", help=what, **kinds)
@@ -48,23 +61,27 @@ def parse_args() -> argparse.Namespace:
 
 
 def segment_all(
-    predictor: Predictor, folder: ResultFolder, named: list[tuple[str, Path]], workers: int
-) -> tuple[list[Result], list[str]]:
-    """Segment pictures below a bar; what cannot be read is listed, not lost.
+    predictor: Predictor,
+    folder: ResultFolder,
+    journal: Journal,
+    named: list[tuple[str, Path]],
+    workers: int,
+) -> dict[str, str]:
+    """Segment pictures below a bar, noting each as it is done; what cannot be read is no harm.
 
     Returns:
-        the results in the order of the inputs, and a sentence for each picture left out.
+        a sentence for each picture left out, by its name.
     """
-    results: list[Result] = []
-    skipped: list[str] = []
+    skipped = {}
     outcomes = segment_pictures(predictor, folder, named, workers)
     hidden = not distributed.is_main()
-    for outcome in tqdm(outcomes, "Segmenting", len(named), unit="picture", disable=hidden):
+    shown = tqdm(outcomes, "Segmenting", len(named), unit="picture", disable=hidden)
+    for (name, _), outcome in zip(named, shown, strict=True):
         if isinstance(outcome, UserError):
-            skipped.append(" ".join(str(outcome).split()))
+            skipped[name] = " ".join(str(outcome).split())
         else:
-            results.append(outcome)
-    return results, skipped
+            journal.append(outcome)
+    return skipped
 
 
 def main() -> int:
@@ -75,19 +92,61 @@ def main() -> int:
     folder = ResultFolder(args.out_dir, args.save, predictor.classes, args.mm_per_pixel)
     folder.refuse_to_replace_neighbours(named)
     predictor.to(distributed.init(predictor.device))
-    mine = list(named.items())[distributed.rank() :: distributed.world_size()]
-    with lock_folder(args.out_dir, distributed.is_main()):
-        distributed.barrier()  # nobody writes before the main process holds the folder
-        parts = distributed.gather(segment_all(predictor, folder, mine, args.workers))
-        made = {result.name: result for results, _ in parts for result in results}
-        skipped = [sentence for _, sentences in parts for sentence in sentences]
+    try:
+        with lock_folder(args.out_dir, distributed.is_main()):
+            missing = run(args, predictor, folder, named)
+    except KeyboardInterrupt:
         if distributed.is_main():
-            folder.write_summary([made[name] for name in named if name in made])
-            where = f"results are in {folder.path}/, see summary.html"
-            print(f"{len(made)} pictures segmented; {where}")
-            list_skipped(args.out_dir / "skipped.txt", skipped)
+            print("\nInterrupted. The same command with --resume goes on.", file=sys.stderr)
+        return 130
     distributed.shutdown()
-    return 1 if skipped else 0
+    return 1 if missing else 0
+
+
+def run(
+    args: argparse.Namespace, predictor: Predictor, folder: ResultFolder, named: dict[str, Path]
+) -> dict[str, str]:
+    """Segment what is not done yet, each process its share, and sum all up.
+
+    Returns:
+        on the main process, a sentence by name for each picture without results.
+    """
+    journal, done = Journal(folder.path, folder.columns), {}
+    if distributed.is_main():
+        settings = result_settings(args)
+        done = journal.begin(settings, args.resume, named, folder.is_whole)
+    # Nobody writes before the main process holds the folder and knows what is in it.
+    journal.run, finished = distributed.gather((journal.run, set(done)))[0]
+    if finished:
+        distributed.say(f"{len(finished)} of {len(named)} pictures were finished before.")
+    waiting = [item for item in named.items() if item[0] not in finished]
+    mine = waiting[distributed.rank() :: distributed.world_size()]
+    parts = distributed.gather(segment_all(predictor, folder, journal, mine, args.workers))
+    if not distributed.is_main():
+        return {}
+    made = done | journal.added()
+    made = {name: made[name] for name in named if name in made and folder.is_whole(name)}
+    folder.write_summary(journal, made)
+    print(f"{len(made)} pictures segmented; results are in {folder.path}/, see summary.html")
+    skipped = {name: text for part in parts for name, text in part.items()}
+    gone = (
+        "has no result any more, because the folder was changed meanwhile; --resume does it again."
+    )
+    lines = {
+        name: skipped.get(name, f"{printable(path)} {gone}")
+        for name, path in named.items()
+        if name not in made
+    }
+    list_skipped(folder.path / "skipped.txt", list(lines.values()))
+    return lines
+
+
+def result_settings(args: argparse.Namespace) -> dict:
+    """What the results depend on beside the pictures, as plain values by the names of flags."""
+    flags = {name: value for name, value in vars(args).items() if name not in CALL_FLAGS}
+    flags |= {"save": sorted(set(args.save)), "model": digest_of_model(args.model)}
+    named = {f"--{name.replace('_', '-')}": value for name, value in flags.items()}
+    return json.loads(json.dumps(named))  # tuples become lists, as they come back
 
 
 def list_skipped(path: Path, skipped: list[str]) -> None:

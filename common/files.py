@@ -2,7 +2,6 @@
 
 import csv
 import errno
-import io
 import math
 import os
 import re
@@ -63,12 +62,15 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_csv(path: Path, head: Iterable, rows: Iterable[Iterable]) -> None:
-    """Write a table whole or not at all, a head above its rows."""
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(head)
-    writer.writerows(rows)
-    write_text(path, table.getvalue())
+    """Write a table whole or not at all, a head above its rows, which may come one at a time."""
+    with (
+        replacing(path) as temporary,
+        # As in `write_text`: a name that is not Unicode must not cost all other lines.
+        open(temporary, "w", encoding="utf-8", errors="backslashreplace", newline="") as file,
+    ):
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(head)
+        writer.writerows(rows)
 
 
 def without_nan(metrics: dict) -> dict:

@@ -15,6 +15,7 @@ from config import ClassTable
 from data.classes import format_class_table
 from data.images import encode_jpeg, shrink, write_image, write_mask
 from data.inputs import result_path
+from inference.journal import Entry, Journal, Result
 from metrics import SeverityTable
 from reporting.gallery import GalleryRow, write_gallery
 from utils import colour_mask, draw_legend, overlay
@@ -22,15 +23,6 @@ from utils import colour_mask, draw_legend, overlay
 MAX_JPEG_SIDE = 65_500  # pixels; the overlay of a longer picture is a smaller view of it
 ENDINGS = dict(overlay="_overlay.jpg", mask="_mask.png", colour="_colour.png", prob="_prob.npz")
 KINDS = (*ENDINGS, "cvat")
-
-
-@dataclass
-class Result:
-    """One picture's line of results.csv and its card of the gallery."""
-
-    name: str
-    row: list
-    card: GalleryRow
 
 
 @dataclass(frozen=True)
@@ -47,9 +39,24 @@ class ResultFolder:
     classes: ClassTable
     mm_per_pixel: float | None = None
 
+    @property
+    def columns(self) -> list[str]:
+        """The head of results.csv."""
+        head = ["file", "width", "height", "severity"]
+        return head + statistic_names(self.classes, self.mm_per_pixel)
+
+    @property
+    def file_kinds(self) -> set[str]:
+        """Of what is written, the files of each picture."""
+        return {"mask" if kind == "cvat" else kind for kind in self.kinds}
+
     def file(self, name: str, kind: str) -> Path:
         """Where a picture's result goes."""
         return result_path(self.path, name, ENDINGS[kind])
+
+    def is_whole(self, name: str) -> bool:
+        """Whether all files of a picture are there; none ever bears its name half-written."""
+        return all(self.file(name, kind).is_file() for kind in self.file_kinds)
 
     def refuse_to_replace_neighbours(self, named: dict[str, Path]) -> None:
         """A result must not take the place of the user's own mask beside a photograph.
@@ -58,7 +65,7 @@ class ResultFolder:
             UserError: it would.
         """
         for name, path in named.items():
-            for kind in set(self.kinds) & set(ENDINGS):
+            for kind in self.file_kinds:
                 target = self.file(name, kind)
                 if target.exists() and target.parent.resolve() == path.parent.resolve():
                     raise UserError(
@@ -85,7 +92,7 @@ class ResultFolder:
         if "overlay" in self.kinds:
             write_image(self.file(name, "overlay"), shrink(tinted, MAX_JPEG_SIDE))
             href = str(result_path(Path(), name, ENDINGS["overlay"]))
-        if "mask" in self.kinds or "cvat" in self.kinds:
+        if "mask" in self.file_kinds:
             write_mask(self.file(name, "mask"), mask, self.classes.colors)
         if "colour" in self.kinds:
             write_image(self.file(name, "colour"), colour_mask(mask, self.classes.colors))
@@ -98,20 +105,23 @@ class ResultFolder:
         thumbnail = encode_jpeg(shrink(tinted, 320), quality=70)
         return Result(name, row, GalleryRow(printable(name), severity, shares, thumbnail, href))
 
-    def write_summary(self, results: list[Result]) -> None:
-        """Write what covers all pictures: results.csv, legend.png, cvat.zip, summary.html."""
-        head = ["file", "width", "height", "severity"]
-        head += statistic_names(self.classes, self.mm_per_pixel)
-        write_csv(self.path / "results.csv", head, (result.row for result in results))
+    def write_summary(self, journal: Journal, entries: dict[str, Entry]) -> None:
+        """Write what covers all pictures: results.csv, legend.png, cvat.zip, summary.html.
+
+        Args:
+            entries: the pictures' rows in the journal by name, in the order of the inputs.
+        """
+        rows = map(journal.row, entries.values())
+        write_csv(self.path / "results.csv", self.columns, rows)
         canvas = np.full((40 + 36 * len(self.classes), 480, 3), 60, np.uint8)
         write_image(self.path / "legend.png", draw_legend(canvas, self.classes))
         if "cvat" in self.kinds:
-            self._write_cvat([result.name for result in results])
+            self._write_cvat(list(entries))
         write_gallery(
             self.path / "summary.html",
             title="Segmented pictures",
             classes=self.classes,
-            rows=(result.card for result in results),
+            rows=map(journal.card, entries.values()),
             out_dir=self.path,
             note=SeverityTable.of(self.classes.names).describe(self.classes.names),
         )

@@ -44,7 +44,8 @@ from data.images import read_image
 from data.inputs import find_inputs, result_path
 from data.masks import MaskReader
 from data.pairs import data_fingerprint, find_pairs
-from inference.results import ENDINGS, ResultFolder
+from inference.journal import Journal
+from inference.results import ENDINGS
 from models.checkpoint import read_checkpoint
 from segmentation_model import load_model
 from tools import benchmark, sample_data
@@ -362,7 +363,7 @@ def assert_whole(folder: Path) -> None:
         elif path.suffix == ".json":
             json.loads(path.read_text())
         elif path.suffix == ".csv":
-            text = path.read_text()
+            text = path.read_text(encoding="utf-8", errors="surrogatepass")
             assert text.endswith("\n"), path
             assert len({len(row) for row in csv.reader(text.splitlines())}) == 1, path
         elif path.suffix == ".mp4":
@@ -376,7 +377,7 @@ def assert_whole(folder: Path) -> None:
             for line in path.read_text().splitlines():
                 json.loads(line)
         else:
-            assert path.name in (".lock", "skipped.txt"), path
+            assert path.name in (".lock", "skipped.txt") or path.suffix == ".pieces", path
 
 
 WRITTEN = {
@@ -456,21 +457,26 @@ def test_a_disk_that_is_really_full_or_read_only(place, small_disk, capsys):
     assert_whole(out)
 
 
-def test_an_output_folder_that_is_deleted_during_the_run_is_made_again(place, tmp_path):
-    original = ResultFolder.write
+def test_what_an_output_folder_lost_when_it_was_deleted_is_named_and_made_again(
+    place, tmp_path, capsys
+):
+    original, out = Journal.append, tmp_path / "out"
 
-    def write(folder, name, *rest):
-        if name == "b":
-            shutil.rmtree(folder.path)
-        return original(folder, name, *rest)
+    def append(journal, result):
+        if result.name == "b":
+            shutil.rmtree(out)
+        original(journal, result)
 
+    flags = [*flags_for(inference_image, place, out), "--save", "overlay"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ResultFolder, "write", write)
-        out = tmp_path / "out"
-        flags = flags_for(inference_image, place, out)
-        assert call(inference_image, *flags, "--save", "overlay", "--workers", "1") == 0
-    assert len((out / "results.csv").read_text().splitlines()) == 3
+        patch.setattr(Journal, "append", append)
+        assert call(inference_image, *flags) == 1
+    assert "a.png has no result any more" in capsys.readouterr().err
+    assert len((out / "skipped.txt").read_text().splitlines()) == 2
     assert_whole(out)
+    assert call(inference_image, *flags, "--resume") == 0
+    assert len((out / "results.csv").read_text().splitlines()) == 3
+    assert (out / "a_overlay.jpg").exists()
 
 
 def test_a_training_whose_folder_is_deleted_goes_on(place, tmp_path, capsys):
