@@ -86,6 +86,10 @@ SHARED = {
         "metavar": "MODEL",
         "help": "checkpoint, .onnx file or folder of folds; of several the mean",
     },
+    "--no-file-cache": {
+        "action": "store_true",
+        "help": "read every file of the data anew; keep nothing in the user's cache folder",
+    },
     "--out-dir": {"type": Path, "help": "folder for results"},
     "--overlap": {
         "type": number(float, 0, 0.9),

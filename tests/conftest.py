@@ -60,6 +60,14 @@ def no_bar_by_chance():
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def cache_of_its_own(tmp_path_factory):
+    """What is learnt of files goes to a temporary folder, from started scripts too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def seed():
     """Random tensors are the same whichever tests ran before."""

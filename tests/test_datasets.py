@@ -253,7 +253,9 @@ def test_the_script_asks_no_network(tmp_path):
         "runpy.run_path('datasets.py', run_name='__main__')\n"
     )
     command = [sys.executable, "-c", code, root]
-    done = subprocess.run(command, cwd=REPO, env={}, capture_output=True, text=True)
+    done = subprocess.run(
+        command, cwd=REPO, env={"XDG_CACHE_HOME": str(tmp_path)}, capture_output=True, text=True
+    )
     assert (done.returncode, done.stderr) == (0, "")
 
 
