@@ -10,6 +10,7 @@ os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
 os.environ["NO_PROXY"] = os.environ["no_proxy"] = "*"  # local test servers are reached directly
 
+import matplotlib
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
@@ -64,6 +65,8 @@ def no_bar_by_chance():
 def cache_of_its_own(tmp_path_factory):
     """What is learnt of files goes to a temporary folder, from started scripts too."""
     with pytest.MonkeyPatch.context() as patch:
+        # Matplotlib would search all fonts again, in every process.
+        patch.setenv("MPLCONFIGDIR", matplotlib.get_cachedir())
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
 
