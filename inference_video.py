@@ -9,9 +9,7 @@ VIDEO_per_frame.csv with each class's share of every frame. Ctrl-C closes a file
 """
 
 import argparse
-import csv
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,18 +18,18 @@ from tqdm import tqdm
 
 from common import cli
 from common.errors import UserError
-from common.files import lock_folder, replacing
+from common.files import lock_folder
 from common.text import printable
 from config import ClassTable
-from inference.frames import Drawn, segmented_frames
+from inference.clips import segmented_clip, table_of
 from inference.predictor import Predictor
 from utils import save_figure
 from video.pipeline import stopped_by_interrupt
-from video.reader import Frame, Sound, VideoReader
+from video.reader import VideoReader
 from video.sources import is_live, output_stem, shown_name
 from video.tinting import Turn
 from video.window import Window, check_window
-from video.writer import QUALITY_OPTION, VideoWriter
+from video.writer import QUALITY_OPTION
 
 INTERRUPTED = 130
 
@@ -43,31 +41,23 @@ def segment_video(source: str, predictor: Predictor, args: argparse.Namespace) -
         UserError: it cannot be read at all.
     """
     target = args.out_dir / f"{output_stem(source)}.mp4"
-    table = target.with_name(f"{target.stem}_per_frame.csv")
-    with (
-        VideoReader(source) as reader,
-        stopped_by_interrupt() as stop,
-        replacing(target) as mp4_file,
-        replacing(table) as csv_file,  # the inner one: an error without a name is the table's
-    ):
+    table = table_of(target)
+    options = {"batch": args.batch, "smooth": args.smooth, "codec": args.codec, "crf": args.crf}
+    with VideoReader(source) as reader, stopped_by_interrupt() as stop:
         window = Window(reader.name, Turn(reader.matrix)) if args.show else None
         frames, seconds = 0, 0.0
-        with segmented_frames(reader, predictor, stop, args.batch, args.smooth) as items:
-            with (
-                VideoWriter(mp4_file, reader, args.codec, args.crf) as writer,
-                open(csv_file, "w", encoding="utf-8", newline="") as file,
-                tqdm(total=reader.expected_frames, unit=" frames", desc=reader.name) as bar,
-            ):
-                rows = csv.writer(file)
-                rows.writerow(["frame", "time", *(f"share_{n}" for n in predictor.classes.names)])
-                for frame in write_items(items, reader, writer, rows):
-                    frames, seconds = frames + 1, float(frame.time + frame.duration)
-                    bar.update()
-                    if window and not window.show(frame):
-                        stop.set()
+        with (
+            segmented_clip(reader, predictor, target, stop, **options) as written,
+            tqdm(total=reader.expected_frames, unit=" frames", desc=reader.name) as bar,
+        ):
+            for frame in written:
+                frames, seconds = frames + 1, float(frame.time + frame.duration)
+                bar.update()
+                if window and not window.show(frame):
+                    stop.set()
             stopped = stop.is_set()
-        if frames == 0:
-            raise KeyboardInterrupt  # nothing to keep
+            if frames == 0:
+                raise KeyboardInterrupt  # nothing to keep
     if args.plot:
         plot_shares(table, target.with_name(f"{target.stem}_per_frame.png"), predictor.classes)
     name = printable(target)
@@ -88,22 +78,6 @@ def explain_end(reader: VideoReader, name: str, frames: int, seconds: float, sto
         )
         return 1
     return 0
-
-
-def write_items(
-    items: Iterator[Drawn | Sound], reader: VideoReader, writer: VideoWriter, rows
-) -> Iterator[Frame]:
-    """Write sound, frames, and a row of a CSV for each frame, which is then handed on."""
-    for item in items:
-        if isinstance(item, Sound):
-            if not writer.write_sound(item):
-                reader.note("its sound breaks off")
-            continue
-        frame = item.frame
-        writer.write(frame)
-        shares = (f"{share:.6f}" for share in item.shares)
-        rows.writerow([frame.index, f"{float(frame.time):.6f}", *shares])
-        yield frame
 
 
 def plot_shares(table: Path, path: Path, classes: ClassTable) -> None:

@@ -21,7 +21,7 @@ from data.classes import table_lines
 from data.images import map_files, read_header, read_image, read_mask_raw
 from data.masks import Census, MaskReader
 from data.pairs import Matching, Pair, explain_ambiguous
-from data.source import survey_source
+from data.source import Source, survey_source
 
 # What spoils a training, or what is learnt from it.
 PROBLEMS = {
@@ -202,6 +202,20 @@ def find_unpaired(matching: Matching) -> list[Finding]:
     return found
 
 
+def examine_source(source: Source) -> tuple[dict[str, list[Record]], list[Finding]]:
+    """All that is known of a data set: a record of each pair by split, and what is to be told."""
+    jobs = [(split, pair) for split, pairs in source.pairs.items() for pair in pairs]
+    examined = map_files(lambda job: examine(job[1], source.reader), jobs, "Examining")
+    records: dict[str, list[Record]] = {split: [] for split in source.pairs}
+    for (split, _), record in zip(jobs, examined, strict=True):
+        records[split].append(record)
+    findings = [finding for found in source.found.values() for finding in find_unpaired(found)]
+    findings += [finding for record in examined for finding in record.findings]
+    findings += find_twins(records)
+    findings += find_absent(records, source.reader.classes)
+    return records, findings
+
+
 def check_data_set(root: Path, fix_list: Path | None = None) -> int:
     """Print all that is known of a data set; returns the number of problems.
 
@@ -214,15 +228,7 @@ def check_data_set(root: Path, fix_list: Path | None = None) -> int:
     root = Path(root)
     source = survey_source(root)
     reader = source.reader
-    jobs = [(split, pair) for split, pairs in source.pairs.items() for pair in pairs]
-    examined = map_files(lambda job: examine(job[1], reader), jobs, "Examining")
-    records: dict[str, list[Record]] = {split: [] for split in source.pairs}
-    for (split, _), record in zip(jobs, examined, strict=True):
-        records[split].append(record)
-    findings = [finding for found in source.found.values() for finding in find_unpaired(found)]
-    findings += [finding for record in examined for finding in record.findings]
-    findings += find_twins(records)
-    findings += find_absent(records, reader.classes)
+    records, findings = examine_source(source)
 
     print(f"\n{printable(root)}\n\n{reader.describe()}\n")
     print_splits(records)

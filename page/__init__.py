@@ -1,0 +1,1 @@
+"""The page for people without a terminal: a server on this machine, and what the browser shows."""

@@ -1,0 +1,200 @@
+"""What was painted: a data set of its own, which the data check accepts and a training takes.
+
+A correction is a photograph and a mask, both written whole or not at all, under a name made of the
+photograph's content: the second correction of one picture takes the place of the first, wherever
+the picture was opened from. It is in the split that its photograph had, and stays there.
+"""
+
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+
+from common.errors import UserError
+from common.files import replacing, write_text
+from config import ClassTable
+from data.classes import format_class_table, read_class_table
+from data.images import list_images, read_mask_raw, write_mask
+from data.masks import MaskReader
+from data.pairs import SPLITS, Pair
+from data.source import Source, survey_source
+
+EVERY = 5  # of pictures that belong to no split the second, and then each fifth, validates
+
+
+class Corrections:
+    """The folders of corrections, one for each class table.
+
+    Args:
+        root: the folder that holds them.
+    """
+
+    def __init__(self, root: Path):
+        self.root = root
+
+    def folder(self, classes: ClassTable) -> Path:
+        """The data set of a class table; it need not be there yet."""
+        words = re.sub(r"[^\w]+", "-", "-".join(classes.names))[:40].strip("-")
+        table = format_class_table(classes).encode()
+        return self.root / f"{words}-{hashlib.blake2b(table, digest_size=4).hexdigest()}"
+
+    def find(self, photograph: Path, classes: ClassTable) -> Path | None:
+        """The mask that was painted for a photograph, if one was."""
+        folder = self.folder(classes)
+        pattern = f"*_masks/{_stem(photograph)}-*.png"
+        if not any(folder.glob(pattern)):
+            return None  # spares reading the photograph
+        return next(folder.glob(f"*_masks/{_name(photograph)}.png"), None)
+
+    def save(self, photograph: Path, mask: np.ndarray, classes: ClassTable, split: str) -> Path:
+        """Keep a mask (H, W) uint8 of a photograph's upright size.
+
+        Args:
+            split: the photograph's in its data set, or "" if it has none.
+
+        Returns:
+            the mask's path.
+        """
+        folder, name = self.folder(classes), _name(photograph)
+        old = next(folder.glob(f"*_masks/{name}.png"), None)
+        if old is not None:
+            split = old.parent.name.removesuffix("_masks")
+        split = split or self._next_split(folder)
+        if not (folder / "labelmap.txt").is_file():
+            write_text(folder / "labelmap.txt", format_class_table(classes))
+        copy = folder / f"{split}_images" / f"{name}{photograph.suffix.lower()}"
+        if not copy.exists():
+            _copy(photograph, copy)
+        path = folder / f"{split}_masks" / f"{name}.png"
+        write_mask(path, mask, classes.colors)
+        return path
+
+    def count(self, classes: ClassTable) -> dict[str, int]:
+        """How many pictures were corrected, by split."""
+        folder = self.folder(classes)
+        counts = {split: len(list(folder.glob(f"{split}_masks/*.png"))) for split in SPLITS}
+        return {split: count for split, count in counts.items() if count}
+
+    def _next_split(self, folder: Path) -> str:
+        """Where a picture without a split goes: enough to validate with, as early as can be."""
+        number = 1 + sum(len(list(folder.glob(f"{split}_masks/*.png"))) for split in SPLITS)
+        has_valid = any(folder.glob("valid_masks/*.png"))
+        return "valid" if number % EVERY == 2 or (number > 2 and not has_valid) else "train"
+
+
+def training_folder(root: Path | None, corrections: Path | None, target: Path) -> Path:
+    """The folder to train on: a data set, the corrections, or both as they are now.
+
+    Both together, and corrections, which may change while the training runs, become a data set of
+    their own at `target`: photographs as second names of the same files where the disk can do so,
+    masks as indices. Where a picture is in both, the correction counts, in the data set's split.
+
+    Raises:
+        UserError: the classes differ, or a split stays empty.
+    """
+    if corrections is None:
+        return root
+    painted = _open(corrections)
+    own = survey_source(root) if root is not None else None
+    if own and own.reader.classes.names != painted.reader.classes.names:
+        raise UserError(
+            f"The corrections have the classes {', '.join(painted.reader.classes.names)}, the "
+            f"data {', '.join(own.reader.classes.names)}; train on one of them alone."
+        )
+    write_text(target / "labelmap.txt", format_class_table((own or painted).reader.classes))
+    known = {path: split for split, path in _same(own, painted)} if own else {}
+    taken = set()
+    for split, pair in _pairs(painted):
+        twin = known.get(pair.image)
+        _add(painted, pair, twin[0] if twin else split, pair.stem, target)
+        taken.add(twin and twin[1])
+    for split, pair in _pairs(own) if own else ():
+        if pair.image not in taken:
+            _add(own, pair, split, f"{pair.stem}-{_short(pair.image)}", target)
+    for split in ("train", "valid"):
+        if not any(target.glob(f"{split}_masks/*")):
+            raise UserError(
+                "Two corrected pictures are the least to train on, one of them to validate with; "
+                "correct more, or choose a data set as well."
+            )
+    return target
+
+
+def _open(folder: Path) -> Source:
+    """The corrections, whose layout is known, also before each split has a picture."""
+    pairs: dict[str, list[Pair]] = {}
+    for split in SPLITS:
+        images = folder / f"{split}_images"
+        found = list_images(images) if images.is_dir() else []
+        masks = folder / f"{split}_masks"
+        pairs[split] = [Pair(image, masks / f"{image.stem}.png", image.stem) for image in found]
+        # A copy whose mask was never written is what a killed server left.
+        pairs[split] = [pair for pair in pairs[split] if pair.mask.is_file()]
+    if not any(pairs.values()):
+        raise UserError("Nothing is corrected yet; correct a picture, or train without.")
+    return Source(folder, MaskReader(read_class_table(folder)), {}, pairs)
+
+
+def _pairs(source: Source) -> Iterator[tuple[str, Pair]]:
+    for split, pairs in source.pairs.items():
+        for pair in pairs:
+            yield split, pair
+
+
+def _same(own: Source, painted: Source) -> Iterator[tuple[tuple[str, Path], Path]]:
+    """Corrected photographs that a data set holds too: its split and path, and the copy's path."""
+    sizes: dict[int, list[tuple[str, Path]]] = {}
+    for split, pair in _pairs(own):
+        sizes.setdefault(pair.image.stat().st_size, []).append((split, pair.image))
+    for _, pair in _pairs(painted):
+        for split, path in sizes.get(pair.image.stat().st_size, ()):
+            if content_digest(path) == content_digest(pair.image):
+                yield (split, path), pair.image
+                break
+
+
+def _add(source: Source, pair: Pair, split: str, name: str, target: Path) -> None:
+    labels = source.reader.read(pair)
+    _copy(pair.image, target / f"{split}_images" / f"{name}{pair.image.suffix.lower()}", link=True)
+    write_mask(target / f"{split}_masks" / f"{name}.png", labels, source.reader.classes.colors)
+
+
+def _copy(source: Path, target: Path, link: bool = False) -> None:
+    """Copy a file whole or not at all, or give it a second name where that is enough."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if link:
+        with suppress(OSError):  # another disk, or one without second names
+            os.link(source.resolve(), target)
+            return
+    with replacing(target) as temporary:
+        shutil.copyfile(source, temporary)
+
+
+def content_digest(path: Path) -> str:
+    """What a file holds, in 16 hex digits."""
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8))
+    return digest.hexdigest()
+
+
+def _short(path: Path) -> str:
+    return hashlib.blake2b(os.fsencode(path), digest_size=4).hexdigest()
+
+
+def _stem(photograph: Path) -> str:
+    """A photograph's name as far as patterns and all systems take it."""
+    return re.sub(r"[^\w-]+", "_", photograph.stem)[:80] or "picture"
+
+
+def _name(photograph: Path) -> str:
+    return f"{_stem(photograph)}-{content_digest(photograph)}"
+
+
+def read_labels(path: Path) -> np.ndarray:
+    """Class indices (H, W) uint8 of a mask that the page or a segmentation wrote."""
+    return read_mask_raw(path).values

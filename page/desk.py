@@ -1,0 +1,318 @@
+"""What the page can do, without a word about HTTP: each thing that a person asks for is a method.
+
+Everything that measures, decides or writes is done by the rooms that the scripts use; here it is
+only brought together.
+"""
+
+import hashlib
+import secrets
+import subprocess
+import sys
+import threading
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from common.errors import UserError
+from common.files import replacing
+from common.text import printable
+from config import ClassTable
+from data.images import encode_jpeg, image_size, read_image, resize_mask, shrink
+from data.inputs import result_path
+from page.archive import unpack_archive
+from page.corrections import Corrections, content_digest, read_labels, training_folder
+from page.findings import describe_data
+from page.jobs import Job, Worker
+from page.pictures import Pictures, fingerprint
+from page.training import ROOT, Trainings, Wish, find_models
+from page.workspace import Collection, Photograph, Workspace, classes_of, clean_name, free_name
+
+MASK_ENDING = "_mask.png"  # as inference.results names it; that room would bring matplotlib
+
+
+class ConflictError(UserError):
+    """Another window has saved meanwhile."""
+
+
+SAMPLE = ("--train=48", "--valid=12")  # pictures that are drawn
+
+
+class Desk:
+    """The state of the page and what can be done with it.
+
+    Args:
+        path: the folder that all of it lies in.
+        roots: see `Workspace`.
+        device: as --device names it.
+    """
+
+    def __init__(self, path: Path, roots: list[Path] | None, device: str):
+        self.space = Workspace(path, roots)
+        self.corrections = Corrections(self.space.path / "corrections")
+        self.trainings = Trainings(self.space.path / "runs", device)
+        self.pictures, self.worker = Pictures(), Worker()
+        self._device, self._segmenter = device, None
+        self._saving = threading.Lock()
+
+    # --- What there is ---
+
+    def models(self) -> list[dict]:
+        """Trained models, the newest first, by the id that the browser names them with."""
+        found = find_models([self.trainings.folder, Path("outputs")])
+        return [entry | {"id": _model_id(entry["path"])} for entry in found]
+
+    def model(self, name: str) -> Path:
+        """The checkpoint that a browser's id means; "" is the newest.
+
+        Raises:
+            UserError: there is none.
+        """
+        found = self.models()
+        if not found:
+            raise UserError("There is no trained model yet; train one first.")
+        paths = {entry["id"]: entry["path"] for entry in found} | {"": found[0]["path"]}
+        if name not in paths:
+            raise UserError("That model is gone; choose another.")
+        return paths[name]
+
+    def collection(self, name: str) -> Collection:
+        found = self.space.collections.get(name)
+        if found is None:
+            raise KeyError(name)
+        return found
+
+    def rows(self, collection: Collection) -> list[dict]:
+        """A line for each photograph: what is known of it, and its figures if it has any."""
+        figures, classes = collection.figures(), collection.classes
+        rows = []
+        for entry in collection.photographs.values():
+            painted = classes and self.corrections.find(entry.path, classes)
+            name = printable(entry.path.stem if entry.split else entry.name)
+            shown = {"id": entry.id, "name": name, "split": entry.split}
+            shown |= {"corrected": bool(painted), "segmented": entry.id in figures}
+            rows.append(shown | {"figures": _numbers(figures.get(entry.id, {}))})
+        return rows
+
+    # --- Photographs ---
+
+    def segment(self, collection: Collection, model: str) -> Job:
+        """Put a collection into the line of what is segmented."""
+        path = self.model(model)
+        if not collection.photographs:
+            raise UserError("There is no photograph here yet; drop some.")
+        job = Job("segment", f"Segmenting {collection.title}", collection.id)
+        work = lambda job: self.segmenter().photographs(job, collection, path)  # noqa: E731
+        return self.worker.submit(job, work)
+
+    def segmenter(self):
+        """What brings PyTorch, imported by the one thread that uses it."""
+        if self._segmenter is None:
+            from page.segmenting import Segmenter
+
+            self._segmenter = Segmenter(self._device)
+        return self._segmenter
+
+    def set_classes(self, collection: Collection, names: list[str]) -> None:
+        """Say what will be painted on photographs that no model has seen."""
+        collection.classes = classes_of(names, collection.home)
+        collection.save()
+
+    def adopt_classes(self, collection: Collection) -> ClassTable:
+        """The classes to paint with.
+
+        Raises:
+            UserError: nobody has said which.
+        """
+        if collection.classes is None:
+            raise UserError("Say first which classes are painted.")
+        return collection.classes
+
+    def thumbnail(self, collection: Collection, entry: Photograph) -> bytes:
+        """A small JPEG of a photograph, tinted with its mask where there is one."""
+        image = shrink(read_image(entry.path), 320)
+        if collection.classes is not None:
+            from utils import overlay  # it brings matplotlib, which the page's start need not
+
+            mask, origin = self.mask(collection, entry)
+            if origin != "nothing":
+                image = overlay(image, resize_mask(mask, image.shape[:2]), collection.classes)
+        return encode_jpeg(image, quality=75)
+
+    def mask_archive(self, collection: Collection) -> Path:
+        """All masks of a collection as one zip file, those that were corrected as corrected."""
+        path = collection.home / f"{clean_name(collection.title)}_masks.zip"
+        with replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+            for entry in collection.photographs.values():
+                predicted = result_path(collection.results, entry.name, MASK_ENDING)
+                painted = self.corrections.find(entry.path, self.adopt_classes(collection))
+                if painted is not None or predicted.is_file():
+                    archive.write(painted or predicted, f"{printable(entry.name)}{MASK_ENDING}")
+        return path
+
+    # --- Masks ---
+
+    def mask(self, collection: Collection, entry: Photograph) -> tuple[np.ndarray, str]:
+        """The mask (H, W) uint8 that painting starts from, at the photograph's upright size.
+
+        Returns:
+            the mask, and where it is from: "correction", "prediction", "data" or "nothing".
+        """
+        size, classes = image_size(entry.path), self.adopt_classes(collection)
+        predicted = result_path(collection.results, entry.name, MASK_ENDING)
+        painted = self.corrections.find(entry.path, classes)
+        if painted is not None:
+            return read_labels(painted), "correction"
+        if predicted.is_file():
+            return read_labels(predicted), "prediction"
+        if collection.source is not None:
+            pair = collection.pair(entry)
+            return resize_mask(collection.source.reader.read(pair), size), "data"
+        return np.zeros(size, np.uint8), "nothing"
+
+    def save_mask(
+        self, collection: Collection, entry: Photograph, mask: np.ndarray, seen: str
+    ) -> str:
+        """Keep a correction.
+
+        Args:
+            seen: the fingerprint of the mask that was painted on.
+
+        Returns:
+            the new fingerprint.
+
+        Raises:
+            ConflictError: another window has saved a different mask since.
+        """
+        with self._saving:
+            now = fingerprint(self.mask(collection, entry)[0])
+            if seen not in (now, "*") and now != fingerprint(mask):
+                raise ConflictError(
+                    "This picture was saved in another window meanwhile; load it again."
+                )
+            classes = self.adopt_classes(collection)
+            self.corrections.save(entry.path, mask, classes, self._split_of(entry))
+        return fingerprint(mask)
+
+    def _split_of(self, entry: Photograph) -> str:
+        """The split of a photograph, also where an equal file of it was dropped once more."""
+        if entry.split:
+            return entry.split
+        size, digest = entry.path.stat().st_size, ""
+        for other in list(self.space.collections.values()):
+            for twin in other.photographs.values() if other.kind == "data" else ():
+                if twin.path.is_file() and twin.path.stat().st_size == size:
+                    digest = digest or content_digest(entry.path)
+                    if content_digest(twin.path) == digest:
+                        return twin.split
+        return ""
+
+    # --- Data sets ---
+
+    def check(self, folder: Path) -> Job:
+        """Look at a data set as closely as the data check does."""
+
+        def work(job: Job) -> None:
+            collection = self.space.open(folder, "data")
+            job.result = describe_data(collection) | {"collection": collection.id}
+
+        title = f"Checking {printable(folder.name)}"
+        return self.worker.submit(Job("check", title, str(folder)), work)
+
+    def unpack(self, archive: Path, name: str) -> Path:
+        """The folder of a data set that came as a zip file, which is then removed."""
+        target = free_name(self.space.path / "data", Path(name).stem)
+        try:
+            return unpack_archive(archive, target)
+        finally:
+            archive.unlink(missing_ok=True)
+
+    def draw_sample(self) -> Job:
+        """Draw the sample leaves, for whoever has no photographs at hand."""
+        target = self.space.path / "sample" / "leaves"
+
+        def work(job: Job) -> None:
+            if not (target / "labelmap.txt").is_file():
+                script = ROOT / "tools" / "sample_data.py"
+                command = [
+                    sys.executable,
+                    str(script),
+                    f"--out-dir={target}",
+                    "--overwrite",
+                    *SAMPLE,
+                ]
+                drawn = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+                if drawn.returncode:
+                    raise UserError(f"The leaves could not be drawn: {drawn.stderr[-300:]}")
+            data = self.space.open(target, "data")
+            photographs = self.space.open(target / "valid_images", "folder")
+            job.result = {"data": data.id, "folder": str(target), "photographs": photographs.id}
+
+        return self.worker.submit(Job("sample", "Drawing sample leaves", "sample"), work)
+
+    # --- Trainings ---
+
+    def train(self, wish: dict) -> str:
+        """Begin a training with what a person chose; returns its name.
+
+        Raises:
+            UserError: a choice that cannot be, or another training is at work.
+        """
+        root = self.space.named_folder(wish["data"]) if wish.get("data") else None
+        painted = self._chosen_corrections(root) if wish.get("corrections") else None
+        if root is None and painted is None:
+            raise UserError("Choose a data set, or train on what was corrected.")
+        weights = wish.get("weights") or None
+        if weights not in (None, "none"):
+            weights = str(self.model(weights))
+        name = self.trainings.new_name()
+        snapshot = self.space.path / "training_data" / name
+        data = training_folder(root, painted, snapshot)
+        options = {key: wish.get(key) or None for key in ("model", "imgsz", "batch")}
+        chosen = Wish(str(data), wish["recipe"], wish["epochs"], weights=weights, **options)
+        title = printable(root.name if root else "corrections") + (
+            " with corrections" if root and painted else ""
+        )
+        self.trainings.start(name, chosen, title)
+        return name
+
+    def _chosen_corrections(self, root: Path | None) -> Path:
+        """The corrections of the classes that a data set has; without one, the newest."""
+        data = [c for c in self.space.collections.values() if root and c.root == root]
+        if data and data[0].classes:
+            return self.corrections.folder(data[0].classes)
+        folders = self.corrections.root.glob("*/labelmap.txt")
+        newest = max(folders, key=lambda path: path.parent.stat().st_mtime, default=None)
+        if newest is None:
+            raise UserError("Nothing is corrected yet; correct a picture, or train without.")
+        return newest.parent
+
+    # --- Videos ---
+
+    def mark_video(self, source: Path, model: str) -> Job:
+        """Put a video into the line."""
+        path, target = self.model(model), source.parent / "marked" / f"{source.stem}.mp4"
+
+        def work(job: Job) -> None:
+            self.segmenter().video(job, source, target, path)
+            job.result = {"file": str(target.relative_to(self.space.path))}
+
+        job = Job("video", f"Marking {printable(source.name)}", secrets.token_hex(8))
+        return self.worker.submit(job, work)
+
+
+def _model_id(path: Path) -> str:
+    return hashlib.blake2b(str(path).encode(errors="surrogateescape"), digest_size=8).hexdigest()
+
+
+def _numbers(row: dict[str, str]) -> dict[str, float | str]:
+    """The figures of a line of results.csv, numbers as numbers."""
+    figures = {}
+    for name, text in row.items():
+        if name in ("file", "width", "height") or text in (None, ""):
+            continue
+        try:
+            figures[name] = float(text)
+        except ValueError:
+            figures[name] = text
+    return figures

@@ -1,0 +1,85 @@
+"""Photographs and videos through the model that is chosen, as the scripts do it.
+
+This room brings PyTorch. It is imported by the thread that computes, after the page has opened.
+"""
+
+from pathlib import Path
+
+from common.errors import UserError
+from common.files import lock_folder, write_text
+from inference.clips import segmented_clip
+from inference.pictures import segment_pictures
+from inference.predictor import Predictor
+from inference.results import KINDS, ResultFolder
+from page.jobs import Job
+from page.workspace import Collection
+from video.reader import VideoReader
+
+WRITTEN = tuple(kind for kind in KINDS if kind in ("overlay", "mask", "cvat", "coco"))
+THREADS = 2  # that read and write photographs beside the model
+
+
+class Segmenter:
+    """Keeps the predictor that was used last, since loading one takes seconds."""
+
+    def __init__(self, device: str):
+        self._device = device
+        self._key: tuple | None = None
+        self._predictor: Predictor | None = None
+
+    def _load(self, model: Path) -> Predictor:
+        facts = model.stat()
+        key = (model, facts.st_mtime_ns, facts.st_size)
+        if key != self._key:
+            self._predictor = None  # two of them need not fit into the memory
+            self._predictor, self._key = Predictor.load(model, device=self._device), key
+        return self._predictor
+
+    def photographs(self, job: Job, collection: Collection, model: Path) -> None:
+        """Segment all photographs of a collection into its folder of results.
+
+        Raises:
+            UserError: the model cannot be used, or no photograph could be read.
+        """
+        predictor = self._load(model)
+        collection.classes, collection.model = predictor.classes, model.parent.name
+        collection.save()
+        named = {entry.name: entry.path for entry in collection.photographs.values()}
+        job.total = len(named)
+        folder = ResultFolder(collection.results, WRITTEN, predictor.classes)
+        results = []
+        with lock_folder(collection.results):
+            outcomes = segment_pictures(predictor, folder, list(named.items()), THREADS)
+            for outcome in outcomes:
+                job.done += 1
+                if isinstance(outcome, UserError):
+                    job.notes.append(str(outcome))
+                else:
+                    results.append(outcome)
+                if job.stop.is_set():
+                    break
+            outcomes.close()
+            folder.write_summary(results)
+            write_text(collection.results / "skipped.txt", "".join(f"{n}\n" for n in job.notes))
+        if not results:
+            raise UserError(job.notes[0] if job.notes else "Nothing was segmented.")
+
+    def video(self, job: Job, source: Path, target: Path, model: Path) -> None:
+        """Mark a video.
+
+        Raises:
+            UserError: the model or the video cannot be used.
+        """
+        predictor = self._load(model)
+        with VideoReader(str(source)) as reader:
+            job.total = reader.expected_frames or 0
+            with segmented_clip(reader, predictor, target, job.stop, smooth=0.8) as written:
+                for _ in written:
+                    job.done += 1
+                if job.done == 0:
+                    raise UserError(f"{reader.name} holds no picture; choose another video.")
+            if reader.damage:
+                job.notes.append(
+                    f"The video is damaged at {reader.damage.time:.2f} s ({reader.damage.reason}); "
+                    f"the result holds the {job.done} frames that could be read."
+                )

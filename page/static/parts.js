@@ -1,0 +1,73 @@
+// Small things that all views build with. Text goes in as text, never as HTML.
+
+export const byId = id => document.getElementById(id);
+
+// An element: its attributes, listeners as on..., and children, which may be texts.
+export function make(name, attributes = {}, ...children) {
+  const element = document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) {
+    if (key.startsWith("on")) element.addEventListener(key.slice(2), value);
+    else if (key === "class") element.className = value;
+    else if (key.startsWith("aria-")) element.setAttribute(key, value);
+    else if (value === true) element.setAttribute(key, "");
+    else if (value !== false && value != null) element.setAttribute(key, value);
+  }
+  element.append(...children.flat().filter(child => child != null));
+  return element;
+}
+
+export function say(text, error = false) {
+  const box = make("div", { class: error ? "message error" : "message" }, text);
+  byId("messages").append(box);
+  setTimeout(() => box.remove(), error ? 12000 : 5000);
+}
+
+// Runs what may be refused, and says why if it is.
+export async function tried(work) {
+  try {
+    return await work();
+  } catch (error) {
+    say(error.message, true);
+    return undefined;
+  }
+}
+
+export const percent = (value, digits = 1) =>
+  typeof value === "number" && isFinite(value) ? `${(100 * value).toFixed(digits)} %` : "–";
+
+export const rgb = color => `rgb(${color.join(", ")})`;
+
+export function swatch(color) {
+  const box = make("span", { class: "swatch" });
+  box.style.background = rgb(color);
+  return box;
+}
+
+export function duration(seconds) {
+  if (seconds == null) return "";
+  if (seconds < 90) return `${Math.max(1, Math.round(seconds))} s`;
+  if (seconds < 5400) return `${Math.round(seconds / 60)} min`;
+  return `${(seconds / 3600).toFixed(1)} h`;
+}
+
+// Fills a select and keeps what is chosen in it, where that is still there.
+export function fill(select, options, chosen = select.value) {
+  const same = select.options.length === options.length &&
+    options.every(([value, text], i) => select.options[i].value === value && select.options[i].text === text);
+  if (!same) select.replaceChildren(...options.map(([value, text]) => make("option", { value }, text)));
+  if (options.some(([value]) => value === chosen)) select.value = chosen;
+}
+
+// A place to drop files: an outline while they hover, then `take` gets them.
+export function dropZone(element, take) {
+  element.addEventListener("dragover", event => {
+    event.preventDefault();
+    element.classList.add("over");
+  });
+  element.addEventListener("dragleave", () => element.classList.remove("over"));
+  element.addEventListener("drop", event => {
+    event.preventDefault();
+    element.classList.remove("over");
+    take([...event.dataTransfer.files]);
+  });
+}

@@ -1,0 +1,34 @@
+"""The page on a port of this machine, and the browser that opens it."""
+
+import shutil
+import threading
+from contextlib import contextmanager
+
+import uvicorn
+
+from app import listen
+from page.server import make_app
+
+TOKEN = "a-token-of-the-tests-that-is-long"
+HOME = "http://127.0.0.1"
+BROWSERS = map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))
+BROWSER = next(filter(None, BROWSERS), None)
+FLAGS = """--no-sandbox --disable-gpu --disable-dev-shm-usage --disable-quic --no-first-run
+    --disable-background-networking --disable-component-update --disable-sync --no-proxy-server
+    --disable-extensions --no-zygote"""
+
+
+@contextmanager
+def serving(desk, **options):
+    """The page on a free port; yields its address."""
+    listener = listen("127.0.0.1", 0)
+    port = listener.getsockname()[1]
+    app = make_app(desk, TOKEN, port=port, **options)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join(20)

@@ -1,0 +1,310 @@
+"""Strangers: other pages of the browser, other machines, files and names made to do harm."""
+
+import http.client
+import io
+import stat
+import zipfile
+from contextlib import suppress
+
+import numpy as np
+import pytest
+from open_page import HOME, TOKEN, serving
+from PIL import Image
+from starlette.testclient import TestClient
+
+from common.errors import UserError
+from page.archive import unpack_archive
+from page.guard import POLICY, is_loopback
+from page.server import MAX_UPLOAD, make_app
+from page.workspace import Workspace, clean_name
+
+ADDRESSES = ("/api/state", "/api/collections/x", "/api/runs/x/picture", "/api/jobs/x/stop")
+
+
+def picture(size=(30, 40), seed=0) -> bytes:
+    buffer = io.BytesIO()
+    values = np.random.default_rng(seed).integers(0, 255, (*size, 3), dtype=np.uint8)
+    Image.fromarray(values).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def dropped(client):
+    """A collection and one photograph in it: the collection's address and the photograph's."""
+    name = client.post("/api/collections", json={"title": "t"}).json()["id"]
+    base = f"/api/collections/{name}"
+    added = client.put(f"{base}/photographs?name=leaf.png", content=picture()).json()
+    return base, f"{base}/photographs/{added['id']}"
+
+
+@pytest.mark.parametrize("path", ADDRESSES)
+@pytest.mark.parametrize("token", ["", "wrong", TOKEN + "x", TOKEN[:-1]])
+def test_nothing_is_told_without_the_token(client, path, token):
+    answer = client.get(path, headers={"x-token": token})
+    assert answer.status_code == 401
+    assert answer.headers["content-security-policy"] == POLICY
+
+
+def test_the_empty_page_needs_no_token_and_holds_none(client):
+    answer = client.get("/", headers={"x-token": ""})
+    assert answer.status_code == 200
+    assert TOKEN not in answer.text
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "127.0.0.1.evil.example", "127.0.0.1@evil.example", "", "169.254.1.1"]
+)
+def test_a_foreign_host_is_refused(client, host):
+    assert client.get("/", headers={"host": host}).status_code == 421
+    assert client.get("/api/state", headers={"host": host}).status_code == 421
+
+
+def test_the_port_is_part_of_the_host(desk):
+    app = make_app(desk, TOKEN, port=8000)
+    assert TestClient(app, base_url="http://127.0.0.1:8000").get("/").status_code == 200
+    assert TestClient(app, base_url="http://127.0.0.1:8001").get("/").status_code == 421
+
+
+def test_others_in_the_network_reach_it_by_number_not_by_a_name_that_was_made_up(desk):
+    app = make_app(desk, TOKEN, remote=True, password="a good one")
+    assert TestClient(app, base_url="http://192.168.1.5").get("/").status_code == 200
+    assert TestClient(app, base_url="http://rebound.example").get("/").status_code == 421
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"origin": "http://evil.example"},
+        {"origin": "null"},
+        {"origin": "http://127.0.0.1:9999"},
+        {"sec-fetch-site": "cross-site"},
+        {"sec-fetch-site": "same-site"},
+    ],
+)
+def test_another_page_of_the_browser_changes_nothing(client, headers):
+    assert client.post("/api/collections", json={}, headers=headers).status_code == 403
+    assert client.get("/api/state").json()["collections"] == []
+
+
+def test_no_other_page_may_read_an_answer(client):
+    answer = client.options(
+        "/api/state",
+        headers={"origin": "http://evil.example", "access-control-request-method": "GET"},
+    )
+    assert answer.status_code == 403
+    assert not [name for name in answer.headers if name.startswith("access-control")]
+
+
+def test_every_answer_forbids_guessing_framing_and_everything_from_elsewhere(client, dropped):
+    for path in ("/", "/static/main.js", "/api/state", "/nowhere", dropped[1] + "/tile/0/0/0"):
+        headers = client.get(path).headers
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["content-security-policy"] == POLICY
+        assert headers["cross-origin-resource-policy"] == "same-origin"
+    for rule in ("default-src 'none'", "frame-ancestors 'none'", "base-uri 'none'"):
+        assert rule in POLICY
+    assert "unsafe" not in POLICY
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../../outside.png", "/etc/outside.png", "..\\..\\outside.png", "C:\\outside.png",
+        "\\\\server\\share\\outside.png", "outside.png\0.sh", "CON.png", ".hidden.png", "a:b.png",
+        "ä" * 300 + ".png", "a\n<script>.png", "....png", " .png",
+    ],
+)  # fmt: skip
+def test_no_name_leads_out_of_the_folder(desk, client, dropped, name):
+    before = set(desk.space.path.parent.rglob("*"))
+    answer = client.put(f"{dropped[0]}/photographs", params={"name": name}, content=picture())
+    assert answer.status_code in (201, 415)
+    made = set(desk.space.path.parent.rglob("*")) - before
+    assert {path.parent for path in made} <= {desk.collection(dropped[0][17:]).root}
+    assert clean_name(name).isprintable()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "../..",
+        "work/../../etc",
+        "\\\\server\\share",
+        "//server/share",
+        "nowhere",
+        "a\0b",
+        "~no",
+    ],
+)
+def test_a_folder_is_one_of_this_machine(client, text):
+    for path in ("/api/collections", "/api/data"):
+        answer = client.post(path, json={"folder": text})
+        # Without a folder it is a collection to drop photographs into.
+        assert answer.status_code == (201 if not text and path == "/api/collections" else 422)
+
+
+def test_others_name_only_the_folders_for_data(tmp_path):
+    (tmp_path / "input/mine").mkdir(parents=True)
+    (tmp_path / "private").mkdir()
+    (tmp_path / "input/link").symlink_to(tmp_path / "private")
+    space = Workspace(tmp_path / "work", [tmp_path / "input"])
+    assert space.named_folder(str(tmp_path / "input/mine")) == tmp_path / "input/mine"
+    for place in ("private", "input/link"):
+        with pytest.raises(UserError):
+            space.named_folder(str(tmp_path / place))
+
+
+def test_a_link_in_a_folder_shows_nothing_outside_it(client, tmp_path):
+    (tmp_path / "secret.png").write_bytes(picture())
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/own.png").write_bytes(picture())
+    (tmp_path / "in/link.png").symlink_to(tmp_path / "secret.png")
+    name = client.post("/api/collections", json={"folder": str(tmp_path / "in")}).json()["id"]
+    shown = client.get(f"/api/collections/{name}").json()["photographs"]
+    assert [entry["name"] for entry in shown] == ["own"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/static/../server.py", "/static/%2e%2e/server.py", "/static/..%2fserver.py",
+        "/ticket/../../etc/passwd", "/ticket/x", "/api/collections/..%2f..%2fx",
+        "/api/runs/..%2f..%2f/picture",
+    ],
+)  # fmt: skip
+def test_no_address_leads_to_a_file(client, path):
+    assert client.get(path).status_code == 404
+
+
+def test_a_ticket_is_for_known_files_alone(client, dropped):
+    for wish in (
+        {"what": "../collection.json", "id": dropped[0][17:]},
+        {"what": "results.csv", "id": "../.."},
+        {"what": "report", "id": "../../x"},
+        {"what": "video", "id": "x"},
+        {},
+    ):
+        assert client.post("/api/tickets", json=wish).status_code == 404
+
+
+def test_an_upload_is_counted_while_it_streams(desk, client, dropped):
+    def endless():
+        for _ in range(MAX_UPLOAD // (1 << 20) + 2):
+            yield b"\0" * (1 << 20)
+
+    address = f"{dropped[0]}/photographs?name=big.png"
+    assert client.put(address, content=endless()).status_code == 413
+    claimed = client.put(address, content=b"x", headers={"content-length": str(1 << 40)})
+    assert claimed.status_code == 413
+    assert [path.name for path in desk.collection(dropped[0][17:]).root.iterdir()] == ["leaf.png"]
+
+
+def test_a_body_that_never_ends_is_cut_off_on_the_wire(desk):
+    with serving(desk) as address:
+        host = address.removeprefix("http://")
+        connection = http.client.HTTPConnection(host, timeout=20)
+        connection.putrequest("POST", "/api/collections")
+        for name, value in (("x-token", TOKEN), ("transfer-encoding", "chunked")):
+            connection.putheader(name, value)
+        connection.endheaders()
+        sent = 0
+        with suppress(OSError):  # the server hangs up
+            while sent < 4000:
+                connection.send(b"10000\r\n" + b" " * 0x10000 + b"\r\n")
+                sent += 1
+        assert sent < 4000
+
+
+@pytest.mark.parametrize("content", [b"", b"not a picture", picture()[:60]])
+def test_what_is_no_picture_is_not_kept(desk, client, dropped, content):
+    answer = client.put(f"{dropped[0]}/photographs?name=bad.png", content=content)
+    assert answer.status_code == 422
+    assert "bad.png" in answer.json()["error"]
+    assert len(list(desk.collection(dropped[0][17:]).root.iterdir())) == 1
+
+
+def test_a_header_that_claims_gigapixels_is_refused(client, dropped):
+    head = bytearray(picture())
+    head[16:24] = (60000).to_bytes(4, "big") * 2
+    answer = client.put(f"{dropped[0]}/photographs?name=bomb.png", content=bytes(head))
+    assert answer.status_code == 422
+
+
+@pytest.mark.parametrize("body", [b"[]", b"{", b'"x"', b"\xff", b"[" * 60000, b"{" * 70000])
+def test_what_is_no_small_json_is_refused(client, body):
+    assert client.post("/api/data", content=body).status_code in (400, 413)
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [
+        {"recipe": "light; rm -rf /", "epochs": 1},
+        {"recipe": "light", "epochs": "1"},
+        {"recipe": "light", "epochs": -1},
+        {"recipe": "light", "epochs": True},
+        {"recipe": "light", "model": "$(id)"},
+        {"recipe": "light", "model": ["timm/x"]},
+        {"recipe": "light", "weights": "/etc/passwd"},
+        {"recipe": "light", "data": "--resume"},
+        {"recipe": "light", "width": 10**9},
+    ],
+)
+def test_nothing_typed_becomes_a_flag_or_a_path(desk, client, wish):
+    answer = client.post("/api/runs", json={"data": "", "corrections": True} | wish)
+    assert answer.status_code in (400, 422)
+    assert desk.trainings.names() == []
+
+
+def make_zip(path, entries):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in entries:
+            archive.writestr(name, content)
+    return path
+
+
+def link(name):
+    entry = zipfile.ZipInfo(name)
+    entry.external_attr = (stat.S_IFLNK | 0o777) << 16
+    return entry
+
+
+@pytest.mark.parametrize(
+    "entry", ["../x.png", "/x.png", "a/../../x.png", "C:/x.png", "..\\x.png", link("x.png")]
+)
+def test_an_archive_unpacks_into_its_folder_or_not_at_all(tmp_path, entry):
+    archive = make_zip(tmp_path / "a.zip", [("good.png", b"1"), (entry, b"/etc/passwd")])
+    with pytest.raises(UserError):
+        unpack_archive(archive, tmp_path / "out/data")
+    assert not (tmp_path / "out/data").exists()
+    assert not list(tmp_path.rglob("x.png"))
+
+
+def test_an_archive_that_grows_beyond_measure_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("page.archive.MAX_BYTES", 1000)
+    archive = make_zip(tmp_path / "a.zip", [("zeros.png", b"\0" * 2000)])
+    with pytest.raises(UserError, match="4 GiB"):
+        unpack_archive(archive, tmp_path / "data")
+    archive.write_bytes(b"PK\3\4 no archive")
+    with pytest.raises(UserError, match="plain zip"):
+        unpack_archive(archive, tmp_path / "data")
+
+
+def test_an_archive_with_one_folder_is_that_folder(tmp_path):
+    names = ["set/train_images/a.png", "set/train_masks/a.png", "__MACOSX/set/._a"]
+    archive = make_zip(tmp_path / "a.zip", [(name, b"1") for name in names])
+    assert unpack_archive(archive, tmp_path / "data") == tmp_path / "data/set"
+
+
+def test_a_password_gives_the_token_and_nothing_else_does(desk):
+    app = make_app(desk, TOKEN, remote=True, password="correct horse")
+    client = TestClient(app, base_url=HOME, headers={"origin": HOME})
+    assert client.post("/api/login", json={"password": "correct horse"}).json() == {"token": TOKEN}
+    for wrong in ("", "correct hors", "correct horse "):
+        assert client.post("/api/login", json={"password": wrong}).status_code == 403
+    open_one = TestClient(make_app(desk, TOKEN), base_url=HOME)
+    assert open_one.post("/api/login", json={"password": ""}).status_code == 404
+
+
+def test_what_reaches_beyond_this_machine_is_known():
+    assert all(map(is_loopback, ("127.0.0.1", "localhost", "::1", "127.3.2.1")))
+    assert not any(map(is_loopback, ("0.0.0.0", "::", "192.168.0.1", "example.org")))
