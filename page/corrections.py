@@ -43,13 +43,29 @@ class Corrections:
         table = format_class_table(classes).encode()
         return self.root / f"{words}-{hashlib.blake2b(table, digest_size=4).hexdigest()}"
 
-    def find(self, photograph: Path, classes: ClassTable) -> Path | None:
-        """The mask that was painted for a photograph, if one was."""
-        folder = self.folder(classes)
-        pattern = f"*_masks/{_stem(photograph)}-*.png"
-        if not any(folder.glob(pattern)):
-            return None  # spares reading the photograph
-        return next(folder.glob(f"*_masks/{_name(photograph)}.png"), None)
+    def copies(self, classes: ClassTable) -> dict[int, list[tuple[str, Path]]]:
+        """What was corrected: by the photograph's size in bytes, its digest and its mask."""
+        found: dict[int, list[tuple[str, Path]]] = {}
+        for copy in self.folder(classes).glob("*_images/*"):
+            mask = copy.parent.with_name(copy.parent.name.replace("_images", "_masks"))
+            mask = mask / f"{copy.stem}.png"
+            entry = (copy.stem.rpartition("-")[2], mask)
+            if mask.is_file():
+                found.setdefault(copy.stat().st_size, []).append(entry)
+        return found
+
+    def find(
+        self, photograph: Path, classes: ClassTable, copies: dict | None = None
+    ) -> Path | None:
+        """The mask that was painted for a photograph, if one was.
+
+        Args:
+            copies: of `copies`, where many are looked for.
+        """
+        copies = self.copies(classes) if copies is None else copies
+        # Few photographs have as many bytes as a corrected one: only they are read.
+        alike = copies.get(photograph.stat().st_size, ()) if photograph.is_file() else ()
+        return next((mask for name, mask in alike if name == content_digest(photograph)), None)
 
     def save(self, photograph: Path, mask: np.ndarray, classes: ClassTable, split: str) -> Path:
         """Keep a mask (H, W) uint8 of a photograph's upright size.
@@ -60,19 +76,24 @@ class Corrections:
         Returns:
             the mask's path.
         """
-        folder, name = self.folder(classes), _name(photograph)
-        old = next(folder.glob(f"*_masks/{name}.png"), None)
-        if old is not None:
-            split = old.parent.name.removesuffix("_masks")
-        split = split or self._next_split(folder)
-        if not (folder / "labelmap.txt").is_file():
-            write_text(folder / "labelmap.txt", format_class_table(classes))
-        copy = folder / f"{split}_images" / f"{name}{photograph.suffix.lower()}"
-        if not copy.exists():
-            _copy(photograph, copy)
-        path = folder / f"{split}_masks" / f"{name}.png"
+        folder, path = self.folder(classes), self.find(photograph, classes)
+        if path is None:
+            split = split or self._next_split(folder)
+            stem = re.sub(r"[^\w-]+", "_", photograph.stem)[:80] or "picture"
+            name = f"{stem}-{content_digest(photograph)}"
+            path = folder / f"{split}_masks" / f"{name}.png"
+            if not (folder / "labelmap.txt").is_file():
+                write_text(folder / "labelmap.txt", format_class_table(classes))
+            _copy(photograph, folder / f"{split}_images" / f"{name}{photograph.suffix.lower()}")
         write_mask(path, mask, classes.colors)
         return path
+
+    def tidy(self) -> None:
+        """Remove the copies of photographs whose masks a killed server never wrote."""
+        for copy in self.root.glob("*/*_images/*"):
+            masks = copy.parent.with_name(copy.parent.name.replace("_images", "_masks"))
+            if not (masks / f"{copy.stem}.png").is_file():
+                copy.unlink()
 
     def count(self, classes: ClassTable) -> dict[str, int]:
         """How many pictures were corrected, by split."""
@@ -133,8 +154,6 @@ def _open(folder: Path) -> Source:
         found = list_images(images) if images.is_dir() else []
         masks = folder / f"{split}_masks"
         pairs[split] = [Pair(image, masks / f"{image.stem}.png", image.stem) for image in found]
-        # A copy whose mask was never written is what a killed server left.
-        pairs[split] = [pair for pair in pairs[split] if pair.mask.is_file()]
     if not any(pairs.values()):
         raise UserError("Nothing is corrected yet; correct a picture, or train without.")
     return Source(folder, MaskReader(read_class_table(folder)), {}, pairs)
@@ -184,15 +203,6 @@ def content_digest(path: Path) -> str:
 
 def _short(path: Path) -> str:
     return hashlib.blake2b(os.fsencode(path), digest_size=4).hexdigest()
-
-
-def _stem(photograph: Path) -> str:
-    """A photograph's name as far as patterns and all systems take it."""
-    return re.sub(r"[^\w-]+", "_", photograph.stem)[:80] or "picture"
-
-
-def _name(photograph: Path) -> str:
-    return f"{_stem(photograph)}-{content_digest(photograph)}"
 
 
 def read_labels(path: Path) -> np.ndarray:

@@ -50,6 +50,7 @@ class Desk:
     def __init__(self, path: Path, roots: list[Path] | None, device: str):
         self.space = Workspace(path, roots)
         self.corrections = Corrections(self.space.path / "corrections")
+        self.corrections.tidy()
         self.trainings = Trainings(self.space.path / "runs", device)
         self.pictures, self.worker = Pictures(), Worker()
         self._device, self._segmenter = device, None
@@ -85,9 +86,10 @@ class Desk:
     def rows(self, collection: Collection) -> list[dict]:
         """A line for each photograph: what is known of it, and its figures if it has any."""
         figures, classes = collection.figures(), collection.classes
+        copies = self.corrections.copies(classes) if classes else {}
         rows = []
         for entry in collection.photographs.values():
-            painted = classes and self.corrections.find(entry.path, classes)
+            painted = classes and self.corrections.find(entry.path, classes, copies)
             name = printable(entry.path.stem if entry.split else entry.name)
             shown = {"id": entry.id, "name": name, "split": entry.split}
             shown |= {"corrected": bool(painted), "segmented": entry.id in figures}
@@ -99,11 +101,13 @@ class Desk:
     def segment(self, collection: Collection, model: str) -> Job:
         """Put a collection into the line of what is segmented."""
         path = self.model(model)
+        name = next(entry["name"] for entry in self.models() if entry["path"] == path)
         if not collection.photographs:
             raise UserError("There is no photograph here yet; drop some.")
         job = Job("segment", f"Segmenting {collection.title}", collection.id)
-        work = lambda job: self.segmenter().photographs(job, collection, path)  # noqa: E731
-        return self.worker.submit(job, work)
+        return self.worker.submit(
+            job, lambda job: self.segmenter().photographs(job, collection, path, name)
+        )
 
     def segmenter(self):
         """What brings PyTorch, imported by the one thread that uses it."""
@@ -142,10 +146,12 @@ class Desk:
     def mask_archive(self, collection: Collection) -> Path:
         """All masks of a collection as one zip file, those that were corrected as corrected."""
         path = collection.home / f"{clean_name(collection.title)}_masks.zip"
+        classes = self.adopt_classes(collection)
+        copies = self.corrections.copies(classes)
         with replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
             for entry in collection.photographs.values():
                 predicted = result_path(collection.results, entry.name, MASK_ENDING)
-                painted = self.corrections.find(entry.path, self.adopt_classes(collection))
+                painted = self.corrections.find(entry.path, classes, copies)
                 if painted is not None or predicted.is_file():
                     archive.write(painted or predicted, f"{printable(entry.name)}{MASK_ENDING}")
         return path

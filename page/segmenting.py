@@ -35,14 +35,17 @@ class Segmenter:
             self._predictor, self._key = Predictor.load(model, device=self._device), key
         return self._predictor
 
-    def photographs(self, job: Job, collection: Collection, model: Path) -> None:
+    def photographs(self, job: Job, collection: Collection, model: Path, name: str) -> None:
         """Segment all photographs of a collection into its folder of results.
+
+        Args:
+            name: what the model is called.
 
         Raises:
             UserError: the model cannot be used, or no photograph could be read.
         """
         predictor = self._load(model)
-        collection.classes, collection.model = predictor.classes, model.parent.name
+        collection.classes, collection.model = predictor.classes, name
         collection.save()
         named = {entry.name: entry.path for entry in collection.photographs.values()}
         job.total = len(named)

@@ -25,7 +25,7 @@ from starlette.staticfiles import StaticFiles
 from common.cli import explain
 from common.errors import UserError
 from common.text import printable
-from data.images import is_image_name, read_header
+from data.images import is_image_name, read_header, read_image
 from page.desk import ConflictError, Desk
 from page.guard import REPORT_POLICY, Guard
 from page.pictures import fingerprint, pack, unpack
@@ -34,6 +34,7 @@ from page.workspace import Photograph, clean_name, free_name
 HERE = Path(__file__).resolve().parent
 MAX_UPLOAD = 64 << 20  # bytes of a photograph, a video, an archive, a mask
 MAX_JSON = 1 << 16
+WRONG_GUESS = 1.0  # seconds until the next password may be tried
 VIDEO_ENDINGS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mts", ".3gp")
 DOWNLOADS = ("results.csv", "summary.html", "cvat.zip", "coco.zip", "coco.json")
 
@@ -120,7 +121,7 @@ class Pages:
         given = hashlib.sha256(text_of(content, "password").encode()).digest()
         async with self._login:  # one guess after the other
             if not hmac.compare_digest(given, self._password):
-                await anyio.sleep(1)
+                await anyio.sleep(WRONG_GUESS)
                 raise RefusedError(403, "That is not the password.")
         return JSONResponse({"token": self._token})
 
@@ -194,7 +195,7 @@ class Pages:
         name = clean_name(request.query_params.get("name", ""))
         if not is_image_name(name):
             raise RefusedError(415, f"{printable(name)} is no photograph by its ending.")
-        path = await self._receive(request, collection.root, name, read_header)
+        path = await self._receive(request, collection.root, name, read_image)
         await run_in_threadpool(collection.find)
         entry = next(e for e in collection.photographs.values() if e.path.name == path.name)
         return JSONResponse({"id": entry.id, "name": printable(entry.name)}, 201)
@@ -443,7 +444,9 @@ def make_app(
 
 
 async def _refused(request: Request, error: Exception) -> Response:
-    return JSONResponse({"error": str(error)}, error.status)
+    # What a body still holds is not read to its end.
+    headers = {"connection": "close"} if error.status == 413 else None
+    return JSONResponse({"error": str(error)}, error.status, headers)
 
 
 async def _explained(request: Request, error: Exception) -> Response:

@@ -25,6 +25,7 @@ except ImportError:  # Windows: only trainings of this start are known to run
 
 ROOT = Path(__file__).resolve().parents[1]
 BEST = "best_model_iou.pth"
+PLACES = ("", "*/", "*/*/")  # below a folder, where models are looked for
 
 
 @dataclass(frozen=True)
@@ -175,13 +176,19 @@ def read_history(folder: Path) -> list[dict]:
 
 def find_models(folders: list[Path]) -> list[dict]:
     """Trained models, the newest first: path, name and what they reached."""
-    paths = {p.resolve() for f in folders for n in ("", "*/", "*/*/") for p in f.glob(n + BEST)}
+    best = (path for folder in folders for place in PLACES for path in folder.glob(place + BEST))
+    # A folder of folds is one model, whichever of its folds was found.
+    paths = {
+        path.parents[1] if (path.parents[1] / "folds.csv").is_file() else path
+        for path in (path.resolve() for path in best)
+    }
     newest = sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True)
     found = []
     for path in newest[:100]:
-        scores = [row.get("valid_miou") for row in read_history(path.parent)]
+        run = path if path.is_dir() else path.parent
+        scores = [row.get("valid_miou") for row in read_history(run)]
         best = max((score for score in scores if score is not None), default=None)
-        name = " ".join(filter(None, (_title_of(path.parent), path.parent.name)))
+        name = " ".join(filter(None, (_title_of(run), run.name)))
         found.append({"path": path, "name": name, "epochs": len(scores), "miou": best})
     return found
 

@@ -1,0 +1,230 @@
+"""Masks that are painted: exact, replaced by the second, kept in their split, trained on."""
+
+import gzip
+import io
+
+import numpy as np
+import pytest
+from data_sets import COFFEE, COLORS, blobs, make_data, photo, save_with_exif
+from PIL import Image
+
+from common.errors import UserError
+from config import ClassTable
+from data.checks import check_data_set
+from data.images import write_image
+from data.source import open_source
+from page.corrections import Corrections, read_labels, training_folder
+
+TABLE = ClassTable(("background", "leaf", "symptom"), *[tuple(map(tuple, COLORS.tolist()))] * 2)
+
+
+def jpeg(image: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def add(client, content: bytes, name="leaf.png", classes=("background", "leaf", "symptom")) -> str:
+    """Drop a photograph into a new collection; returns its address."""
+    made = client.post("/api/collections", json={"title": "t"}).json()["id"]
+    base = f"/api/collections/{made}"
+    assert client.post(f"{base}/classes", json={"names": classes}).status_code == 204
+    entry = client.put(f"{base}/photographs?name={name}", content=content).json()
+    return f"{base}/photographs/{entry['id']}"
+
+
+def store(client, address: str, mask: np.ndarray, tag: str | None = None):
+    tag = tag or client.get(f"{address}/mask").headers["etag"]
+    content = gzip.compress(mask.tobytes())
+    return client.put(f"{address}/mask", content=content, headers={"if-match": tag})
+
+
+def painted(desk) -> list:
+    return sorted(desk.corrections.root.glob("*/*_masks/*.png"))
+
+
+def test_a_mask_is_kept_to_the_pixel_as_a_palette_of_indices(desk, client):
+    address, mask = add(client, jpeg(photo())), np.zeros((48, 64), np.uint8)
+    mask[3:9, 5:50], mask[20, 7], mask[40:, 60:] = 1, 2, 255
+    assert store(client, address, mask).status_code == 204
+    answer = client.get(f"{address}/mask")
+    assert answer.content == mask.tobytes()
+    assert answer.headers["x-origin"] == "correction"
+    with Image.open(painted(desk)[0]) as picture:
+        assert picture.mode == "P"
+        np.testing.assert_array_equal(np.array(picture), mask)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_mask_has_the_size_of_the_upright_photograph(desk, client, tmp_path, orientation):
+    save_with_exif(tmp_path / "x.jpg", photo(orientation), orientation)
+    address = add(client, (tmp_path / "x.jpg").read_bytes(), "x.jpg")
+    width, height = map(int, client.get(f"{address}/mask").headers["x-size"].split(","))
+    assert (height, width) == ((48, 64) if orientation < 5 else (64, 48))
+    tile = Image.open(io.BytesIO(client.get(f"{address}/tile/0/0/0").content))
+    assert tile.size == (width, height)
+    assert not tile.getexif()
+    mask = blobs((0, 1, 2), (height, width))
+    assert store(client, address, mask).status_code == 204
+    other = add(client, jpeg(photo(20)), "other.png")
+    assert store(client, other, blobs()).status_code == 204
+    source = open_source(painted(desk)[0].parents[1])
+    pair = next(p for pairs in source.pairs.values() for p in pairs if p.stem.startswith("x-"))
+    np.testing.assert_array_equal(source.reader.read(pair), mask)
+
+
+def test_two_corrections_are_a_data_set_that_the_check_accepts(desk, client, capsys):
+    for number in range(7):
+        address = add(client, jpeg(photo(number)), f"leaf {number}.png")
+        assert store(client, address, blobs((0, 1, 2))).status_code == 204
+        root = painted(desk)[0].parents[1]
+        if number:
+            assert check_data_set(root) == 0
+    assert len(list(root.glob("valid_masks/*"))) == 2
+    assert len(list(root.glob("train_masks/*"))) == 5
+
+
+def test_the_second_correction_replaces_the_first_wherever_the_picture_came_from(desk, client):
+    content = jpeg(photo())
+    store(client, add(client, content), blobs((0, 1)))
+    again = add(client, content, "renamed.png")
+    assert client.get(f"{again}/mask").headers["x-origin"] == "correction"
+    assert store(client, again, blobs((0, 2))).status_code == 204
+    assert len(painted(desk)) == 1
+    np.testing.assert_array_equal(read_labels(painted(desk)[0]), blobs((0, 2)))
+
+
+def test_two_windows_do_not_overwrite_each_other(desk, client):
+    address = add(client, jpeg(photo()))
+    tag = client.get(f"{address}/mask").headers["etag"]
+    first = store(client, address, blobs((0, 1)), tag)
+    assert first.status_code == 204
+    assert store(client, address, blobs((0, 2)), tag).status_code == 412
+    np.testing.assert_array_equal(read_labels(painted(desk)[0]), blobs((0, 1)))
+    assert store(client, address, blobs((0, 1)), tag).status_code == 204  # both painted the same
+    assert store(client, address, blobs((0, 2)), first.headers["etag"]).status_code == 204
+    without = client.put(f"{address}/mask", content=blobs().tobytes())
+    assert without.status_code == 428
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"", b"\0" * 3071, b"\0" * 3073, b"\3" * 3072, b"\x1f\x8b broken",
+        gzip.compress(b"\0" * (1 << 24)), gzip.compress(b"\0" * 3071),
+    ],
+)  # fmt: skip
+def test_what_is_no_mask_of_the_photograph_is_refused(desk, client, content):
+    address = add(client, jpeg(photo()))
+    tag = client.get(f"{address}/mask").headers["etag"]
+    answer = client.put(f"{address}/mask", content=content, headers={"if-match": tag})
+    assert answer.status_code == 422
+    assert painted(desk) == []
+
+
+def test_a_validation_picture_stays_one_even_when_it_is_dropped_once_more(desk, client, tmp_path):
+    root = make_data(tmp_path / "set", [blobs((0, 1, 2))] * 2, COFFEE)
+    data = desk.space.open(root, "data")
+    valid = next(entry for entry in data.photographs.values() if entry.split == "valid")
+    address = f"/api/collections/{data.id}/photographs/{valid.id}"
+    assert client.get(f"{address}/mask").headers["x-origin"] == "data"
+    assert client.get(f"{address}/mask").content == blobs((0, 1, 2)).tobytes()
+    assert desk._split_of(valid) == "valid"
+    made = client.post("/api/collections", json={"title": "t"}).json()["id"]
+    name = f"/api/collections/{made}/photographs?name=again.png"
+    entry = client.put(name, content=valid.path.read_bytes()).json()
+    desk.collection(made).classes = data.classes
+    again = f"/api/collections/{made}/photographs/{entry['id']}"
+    assert store(client, again, blobs((0, 2))).status_code == 204
+    assert [path.parent.name for path in painted(desk)] == ["valid_masks"]
+    assert client.get(f"{address}/mask").content == blobs((0, 2)).tobytes()
+
+
+def test_a_training_takes_the_correction_in_the_place_of_the_old_mask(tmp_path):
+    root = make_data(tmp_path / "set", [blobs((0, 1, 2))] * 3, COFFEE)
+    corrections = Corrections(tmp_path / "corrections")
+    new = photo(77)
+    write_image(tmp_path / "new.png", new)
+    source = open_source(root)
+    corrections.save(source.pairs["valid"][1].image, blobs((0, 2)), source.reader.classes, "valid")
+    corrections.save(tmp_path / "new.png", blobs((0, 1)), source.reader.classes, "")
+    made = training_folder(root, corrections.folder(source.reader.classes), tmp_path / "training")
+    merged = open_source(made)
+    assert {split: len(pairs) for split, pairs in merged.pairs.items()} == {"train": 3, "valid": 4}
+    masks = [merged.reader.read(pair) for pair in merged.pairs["valid"]]
+    assert sorted(mask.max() + mask.sum() for mask in masks) == sorted(
+        m.max() + m.sum() for m in [blobs((0, 1, 2))] * 2 + [blobs((0, 2)), blobs((0, 1))]
+    )
+    assert check_data_set(made) == 0
+
+
+def test_corrections_alone_need_one_picture_to_validate_with(tmp_path):
+    corrections = Corrections(tmp_path / "corrections")
+    folder = corrections.folder(TABLE)
+    with pytest.raises(UserError, match="Nothing is corrected"):
+        training_folder(None, folder, tmp_path / "none")
+    for number in range(2):
+        write_image(tmp_path / f"{number}.png", photo(number))
+        corrections.save(tmp_path / f"{number}.png", blobs((0, 1, 2)), TABLE, "")
+        if number == 0:
+            with pytest.raises(UserError, match="Two corrected pictures"):
+                training_folder(None, folder, tmp_path / "one")
+    assert open_source(training_folder(None, folder, tmp_path / "two")).pairs.keys() == {
+        "train", "valid",
+    }  # fmt: skip
+
+
+def test_corrections_of_other_classes_are_not_mixed_into_a_data_set(tmp_path):
+    root = make_data(tmp_path / "set", [blobs()] * 2)
+    corrections = Corrections(tmp_path / "corrections")
+    write_image(tmp_path / "a.png", photo())
+    corrections.save(tmp_path / "a.png", blobs((0, 1, 2)), TABLE, "train")
+    with pytest.raises(UserError, match="train on one of them alone"):
+        training_folder(root, corrections.folder(TABLE), tmp_path / "training")
+
+
+def test_a_killed_server_leaves_no_photograph_without_mask(tmp_path):
+    corrections = Corrections(tmp_path / "corrections")
+    write_image(tmp_path / "a.png", photo())
+    mask = corrections.save(tmp_path / "a.png", blobs(), TABLE, "train")
+    mask.unlink()
+    assert corrections.find(tmp_path / "a.png", TABLE) is None
+    corrections.tidy()
+    assert not list(tmp_path.glob("corrections/*/*_images/*"))
+    assert corrections.save(tmp_path / "a.png", blobs(), TABLE, "train") == mask
+
+
+def test_the_wand_takes_what_is_connected_and_looks_alike(client):
+    image = np.full((60, 90, 3), (40, 120, 40), np.uint8)
+    image[10:30, 20:50] = (150, 90, 50)
+    image[10:30, 70:80] = (150, 90, 50)  # alike, but elsewhere
+    address = add(client, jpeg(image))
+    answer = client.post(f"{address}/wand", json={"x": 25, "y": 15, "tolerance": 10})
+    assert answer.headers["x-box"] == "20,10,30,20"
+    assert answer.content == b"\1" * 600
+    outside = client.post(f"{address}/wand", json={"x": 90, "y": 15, "tolerance": 10})
+    assert outside.status_code == 422
+    assert client.post(f"{address}/wand", json={"x": -1, "y": 1}).status_code == 400
+
+
+def test_tiles_of_all_scales_make_up_the_photograph(client):
+    image = np.zeros((700, 1100, 3), np.uint8)
+    image[:, :, 0] = np.linspace(0, 255, 1100).astype(np.uint8)
+    image[:, :, 1] = np.linspace(0, 255, 700).astype(np.uint8)[:, None]
+    address = add(client, jpeg(image))
+    for level, columns, rows in ((0, 3, 2), (1, 2, 1), (2, 1, 1)):
+        lines = [
+            np.concatenate(
+                [
+                    np.array(Image.open(io.BytesIO(client.get(f"{address}/tile/{place}").content)))
+                    for place in (f"{level}/{column}/{row}" for column in range(columns))
+                ],
+                axis=1,
+            )
+            for row in range(rows)
+        ]
+        whole = np.concatenate(lines)
+        assert whole.shape == (-(-700 >> level), -(-1100 >> level), 3)
+        sampled = image[:: 1 << level, :: 1 << level][: whole.shape[0], : whole.shape[1]]
+        assert np.abs(whole.astype(int) - sampled).mean() < 3
+    assert client.get(f"{address}/tile/0/3/0").status_code == 422
