@@ -24,8 +24,9 @@ from common.errors import UserError
 from common.files import lock_folder, without_nan, write_csv, write_text
 from config import DEFAULT_DATA, ClassTable
 from data.masks import MaskReader
-from data.pairs import Pair
-from data.source import open_source
+from data.pairs import SPLITS, Pair
+from data.source import Source, open_source
+from data.splits import SPLIT_FILE, choose_part
 from inference.evaluation import evaluate_pairs, example_pictures, format_table, split_metrics
 from inference.predictor import Predictor
 from metrics import ConfusionMatrix
@@ -33,7 +34,7 @@ from models.checkpoint import versions
 from reporting.report import write_report
 from reporting.samples import Sample
 from trust.agreement import describe, figures, severity_agreement, write_severities
-from trust.folds import each_fold, fold_figures, folds_of
+from trust.folds import each_fold, fold_figures, folds_of, warn_of_seen
 from utils import save_figure
 
 
@@ -43,7 +44,9 @@ def parse_args():
     cli.add_shared(parser, "--data", default=DEFAULT_DATA)
     what = "part; valid if not given, and of a folder of folds all that it was trained on, each "
     what += "picture measured by the fold that has not seen it"
-    parser.add_argument("--split", choices=("train", "valid", "test"), help=what)
+    parser.add_argument("--split", choices=("train", "valid", "test", "all"), help=what)
+    what = "split.csv that train.py wrote; the one beside the model if not given"
+    cli.add_shared(parser, "--split-file", help=what)
     cli.add_shared(parser, "--out-dir", default=Path("outputs/evaluation"))
     cli.add_prediction_flags(parser)
     return parser.parse_args()
@@ -85,20 +88,22 @@ def main() -> int:
     options, shown = cli.prediction_options(args), ", ".join(map(str, args.model))
     predictor = Predictor.load(args.model, args.imgsz, args.device, **options)
     predictor.to(distributed.init(predictor.device))
-    folds = folds_of(args.model) if args.split is None else None
-    splits = ("train", "valid") if folds else (args.split or "valid",)
-    source = open_source(args.data, splits)
-    reader, pairs = source.reader, [pair for split in splits for pair in source.pairs[split]]
+    table = folds_of(args.model)
+    folds = table if args.split is None else None
+    split = "out of fold" if folds else args.split or "valid"
+    source, pairs = open_pairs(args.data, split, args.model[0], args.split_file)
+    reader = source.reader
     if reader.classes.names != predictor.classes.names:
         raise UserError(
             f"{shown} knows the classes {', '.join(predictor.classes.names)}, and {args.data} "
             f"has {', '.join(reader.classes.names)}; evaluate with the data's own model."
         )
-    parts = [(None, predictor, pairs)]
-    if folds:
-        parts = list(each_fold(predictor, folds, pairs, source.root))
+    of_all = [(None, predictor, pairs)]
+    parts = list(each_fold(predictor, folds, pairs, source.root)) if folds else of_all
     if distributed.is_main():
         print(reader.describe())
+        if table and not folds:
+            warn_of_seen(table, pairs, source.root)
     with lock_folder(args.out_dir, distributed.is_main()):
         started = time.time()
         records, pictures = measure(parts, reader)
@@ -106,7 +111,7 @@ def main() -> int:
             facts = {
                 "model": shown,
                 "data": str(args.data),
-                "split": "out of fold" if folds else splits[0],
+                "split": split,
                 "input_width_height": list(predictor.size[::-1]),
                 **options,
                 "device": str(predictor.device),
@@ -119,6 +124,34 @@ def main() -> int:
             write_results(args.out_dir, records, predictor.classes, pictures, facts)
     distributed.shutdown()
     return 0
+
+
+def open_pairs(
+    root: Path, split: str, model: Path, table: Path | None
+) -> tuple[Source, list[Pair]]:
+    """Open a data set, and choose the pairs that are measured.
+
+    Args:
+        split: "train", "valid" or "test"; anything else is all of training and validation.
+        model: beside which train.py has left the split.csv of data without splits.
+        table: another split.csv.
+
+    Raises:
+        UserError: there is no such split, or nothing says which pictures are in it.
+    """
+    both = "train", "valid"
+    source = open_source(root, (split,) if split in SPLITS else both)
+    if split in both and (table or source.divided):
+        table = table or (model if model.is_dir() else model.parent) / SPLIT_FILE
+        if not table.is_file():
+            raise UserError(
+                f"{root} does not say which photographs are for validation, and {table} is not "
+                "there; name the training's with --split-file, or measure all with --split all."
+            )
+        source = open_source(root, both)
+        pairs = source.pairs["train"] + source.pairs["valid"]
+        return source, choose_part(pairs, source.root, table, split)
+    return source, [pair for own in source.pairs.values() for pair in own]
 
 
 def measure(

@@ -259,6 +259,8 @@ def validation_miou(path: Path, loaded: Loaded) -> float | None:
         source = open_source(root or Path(), ("valid",))
     except (UserError, OSError, ValueError):
         return None
+    if source.divided:  # by a split.csv that need not be at hand
+        return None
     predictor = Predictor(*onnx_model.load(path, torch.device("cpu")))
     records = evaluate_pairs(predictor, source.pairs["valid"], source.reader)
     return split_metrics(records, loaded.classes)["miou"]

@@ -37,6 +37,7 @@ from data.checks import check_pairs
 from data.masks import MaskReader
 from data.pairs import Pair
 from data.source import Source, open_source
+from data.splits import SPLIT_FILE, settle_split
 from datasets import CropDataset, SegmentationDataset, make_loader
 from inference.evaluation import (
     evaluate_pairs,
@@ -65,7 +66,7 @@ from training.precision import Precision
 from training.run_folder import RunFolder, fold_folder
 from training.state import TrainingState, best_epoch, check_same_run
 from trust.agreement import describe, severity_agreement
-from trust.folds import settle_folds
+from trust.folds import next_step, settle_folds
 
 
 def main() -> int:
@@ -92,11 +93,11 @@ def train_folds(args: argparse.Namespace, device: torch.device) -> int:
         for folder in folders.values():
             folder.refuse_if_used()
     source, pairs = open_pairs(args)
-    everything = pairs["train"] + pairs["valid"]
+    everything = everything_of(pairs)
     settle_recipe(args, everything)
     division = (args.folds, args.groups, args.seed, args.folds_file)
-    anew = args.overwrite and args.fold is None
-    folds = settle_folds(args.out_dir, everything, source, *division, anew)
+    state = {"goes_on": args.resume is not None, "anew": args.overwrite and args.fold is None}
+    folds = settle_folds(args.out_dir, everything, source, *division, **state)
     for number, folder in folders.items():
         own = fold_args(args, number)
         if own.resume is not None and folder.is_finished(own.epochs):
@@ -110,7 +111,7 @@ def train_folds(args: argparse.Namespace, device: torch.device) -> int:
         code = train_in(folder, own, saved, device, (source, split))
         if code:
             return code
-    say(f"All folds: python evaluate.py --model {args.out_dir} --data {args.data}")
+    say(next_step(args.out_dir, args.folds, args.data))
     return 0
 
 
@@ -132,7 +133,10 @@ def train_in(
             if distributed.is_main() and not args.overwrite and not goes_on:
                 folder.refuse_if_used()
             folder.check_shared()
-            run(args, prepare_data(args, *(opened or open_pairs(args))), saved, device, folder)
+            if opened is None:
+                source, pairs = open_pairs(args)
+                opened = source, divide(args, source, pairs)
+            run(args, prepare_data(args, *opened), saved, device, folder)
     except KeyboardInterrupt:
         if distributed.is_main():
             print(f"\nInterrupted. {folder.how_to_go_on(args.resume)}", file=sys.stderr)
@@ -204,6 +208,35 @@ def open_pairs(args: argparse.Namespace) -> tuple[Source, dict[str, list[Pair]]]
         split: check_pairs(found, source.reader, args.skip_bad)
         for split, found in source.pairs.items()
     }
+
+
+def divide(
+    args: argparse.Namespace, source: Source, pairs: dict[str, list[Pair]]
+) -> dict[str, list[Pair]]:
+    """The pairs to train and to validate on, where the data set does not say it by itself."""
+    if not source.divided:
+        typed = "--groups" if args.groups else "--split-file"
+        if args.groups or args.split_file:
+            raise UserError(
+                f"{args.data} says by itself which photographs are for validation, so {typed} has "
+                "nothing to divide; leave it out, or take --folds."
+            )
+        return pairs
+    resumed = resumed_checkpoint(args)
+    earlier = args.split_file or (resumed and resumed.with_name(SPLIT_FILE))
+    if resumed is not None and not earlier.is_file():
+        return pairs  # a run of before there was this file
+    look = (source.root, source.reader, args.valid_share, args.groups, args.seed, earlier)
+    pairs, remark = settle_split(
+        args.out_dir, everything_of(pairs), *look, goes_on=resumed is not None
+    )
+    say(f"Which photographs are for validation is in {args.out_dir / SPLIT_FILE}. {remark}")
+    return pairs
+
+
+def everything_of(pairs: dict[str, list[Pair]]) -> list[Pair]:
+    """The pairs of both splits in an order that does not depend on which is in which."""
+    return sorted(pairs["train"] + pairs["valid"], key=lambda pair: pair.image)
 
 
 def prepare_data(args: argparse.Namespace, source: Source, pairs: dict[str, list[Pair]]) -> Data:

@@ -97,6 +97,7 @@ SHARED = {
         "that was trained on crops",
     },
     "--overwrite": {"action": "store_true"},
+    "--split-file": {"type": Path, "metavar": "CSV"},
     "--tile": {
         "type": number(int, 32, 8192),
         "metavar": "SIZE",

@@ -282,8 +282,8 @@ def has_split(root: Path, split: str) -> bool:
 
 
 def split_remark(root: Path) -> tuple[str, ...]:
-    """Says so where the validation split is chosen by us."""
+    """Says so where a data set does not say what is for validation."""
     lists = {path.stem.lower() for path in _cvat_lists(root)} if is_cvat(root) else {"val"}
     if lists & set(CVAT_LISTS["valid"]):
         return ()
-    return (f"{CVAT_VALID_SHARE:.0%} of the pictures, chosen by name, are for validation",)
+    return ("it has no list for validation: train.py sets a share of the pictures aside",)

@@ -16,6 +16,7 @@ from data.pairs import (
     data_fingerprint,
     has_split,
     match_split,
+    split_remark,
     usable_pairs,
 )
 
@@ -29,12 +30,15 @@ class Source:
         reader: how its masks are read.
         found: what was matched in each split that was asked for, the files without a partner too.
         pairs: of each split those that can be used, sorted; not decoded yet.
+        divided: whether the data do not say what is for validation, so that "train" and "valid"
+            are but all pairs in two parts; see `data.splits`.
     """
 
     root: Path
     reader: MaskReader
     found: dict[str, Matching]
     pairs: dict[str, list[Pair]]
+    divided: bool = False
 
     @property
     def remarks(self) -> tuple[str, ...]:
@@ -60,7 +64,7 @@ def open_source(
     reader = MaskReader.for_data(root)
     found = {split: match_split(root, split) for split in splits}
     pairs = {split: usable_pairs(matching, skip_bad) for split, matching in found.items()}
-    return Source(Path(root), reader, found, pairs)
+    return Source(Path(root), reader, found, pairs, bool(split_remark(root)))
 
 
 def survey_source(root: Path) -> Source:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from common import distributed
 from common.errors import UserError
 from common.files import write_csv
 from common.text import printable, read_text
@@ -264,6 +265,67 @@ def _rarest_classes(pairs: Sequence[Pair], reader: MaskReader) -> list[int]:
     held = map_files(classes_of, list(pairs), "Looking which classes pictures hold")
     masks = Counter(chain.from_iterable(held))
     return [min(own, key=lambda index: (masks[index], -index), default=-1) for own in held]
+
+
+def settle_split(
+    out_dir: Path,
+    pairs: Sequence[Pair],
+    root: Path,
+    reader: MaskReader,
+    share: float,
+    groups: str | None,
+    seed: int,
+    earlier: Path | None = None,
+    *,
+    goes_on: bool = False,
+) -> tuple[dict[str, list[Pair]], str]:
+    """Divide pairs for a training and write split.csv, before anything is learnt.
+
+    Args:
+        out_dir: of the training; an earlier split.csv there is gone on from.
+        earlier: a split.csv to go on from instead.
+        goes_on: take that as it is, for a run that is resumed.
+
+    Returns:
+        the pairs of "train" and "valid", and a sentence on how they were divided.
+
+    Raises:
+        UserError: they cannot be divided, or one of both has none.
+    """
+    path = out_dir / SPLIT_FILE
+    earlier = earlier or (path if path.is_file() else None)
+    known = Division.read(earlier, "split") if earlier else None
+    news = [pair for pair in pairs if known and name_of(pair.image, root) not in known.parts]
+    if known and earlier == path and len(news) == len(pairs):
+        known = None  # it is of other data
+    if known and (goes_on or not news):
+        division, remark = known, f"They are those of {printable(earlier)}."
+    else:
+        division, remark = hold_out(pairs, root, reader, share, groups, seed, known)
+        if known:
+            remark += f" Those of {printable(earlier)} stay; {len(news)} are new."
+    split: dict[str, list[Pair]] = {"train": [], "valid": []}
+    for pair, part in zip(pairs, division.part_of(pairs, root, earlier or path), strict=True):
+        split[part].append(pair)
+    for name, own in split.items():
+        if not own:
+            raise UserError(f"{printable(earlier)} says {name} of no photograph; add some.")
+    if distributed.is_main():
+        division.write(path)
+    return split, remark
+
+
+def choose_part(pairs: Sequence[Pair], root: Path, table: Path, part: str) -> list[Pair]:
+    """The pairs that a split.csv puts into "train" or "valid".
+
+    Raises:
+        UserError: it is no split.csv, does not place a photograph, or puts none there.
+    """
+    parts = Division.read(table, "split").part_of(pairs, root, table)
+    own = [pair for pair, other in zip(pairs, parts, strict=True) if other == part]
+    if not own:
+        raise UserError(f"{printable(table)} puts none of these photographs into {part}.")
+    return own
 
 
 # --- What stays together --------------------------------------------------------------------------

@@ -42,7 +42,8 @@ RECIPES = {
 # Pixels of the network's input where the recipe leaves its size to the photographs' proportions.
 RECIPE_PIXELS = 320 * 160
 # Flags of one call, not of the run: a resumed run takes all others from its checkpoint.
-CALL_FLAGS = ("resume", "overwrite", "out_dir", "debug", "device", "workers", "fold", "folds_file")
+CALL_FLAGS = ("resume", "overwrite", "out_dir", "debug", "device", "workers")
+CALL_FLAGS += ("fold", "folds_file", "split_file")
 
 COUNT = {"type": cli.positive_int, "metavar": "N"}
 SWITCH = {"action": argparse.BooleanOptionalAction, "default": False}
@@ -99,6 +100,10 @@ def add_split_flags(group) -> None:
     )
     what += "a CSV file with file and group; those that look alike if not given"
     group.add_argument("--groups", metavar="PATTERN|CSV", help=what)
+    share, what = cli.number(float, 0.01, 0.9), "share to validate on, of data without splits"
+    group.add_argument("--valid-share", type=share, default=0.2, metavar="SHARE", help=what)
+    what = "split.csv of an earlier run, whose pictures stay where they were"
+    cli.add_shared(group, "--split-file", help=what)
     what = "cross-validation: train N models, each measured on pictures that it has not seen"
     group.add_argument("--folds", type=cli.number(int, 2, MAX_FOLDS), metavar="N", help=what)
     what = "train this fold alone, from 0 up, so that several machines can share"
@@ -238,6 +243,8 @@ def check_folds(args: argparse.Namespace) -> argparse.Namespace:
     Raises:
         UserError: the flags about folds contradict each other, or the folder.
     """
+    if args.split_file is not None and (args.folds or args.folds_file):
+        raise UserError("--split-file divides into two; with --folds pass --folds-file instead.")
     if args.folds_file is not None:
         count = Division.read(args.folds_file, "fold").count
         if args.folds not in (None, count):

@@ -6,6 +6,7 @@ not seen it: the out-of-fold prediction (Stone 1974).
 """
 
 import math
+import shlex
 import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,10 +20,10 @@ from config import ClassTable
 from data.images import read_image
 from data.pairs import Pair
 from data.source import Source
-from data.splits import FOLDS_FILE, Division, make_folds
+from data.splits import FOLDS_FILE, Division, make_folds, name_of
 from inference.evaluation import split_metrics
 from inference.predictor import Predictor
-from training.run_folder import RunFolder, fold_folder
+from training.run_folder import BEST, RunFolder, fold_folder
 
 
 def settle_folds(
@@ -33,41 +34,41 @@ def settle_folds(
     groups: str | None,
     seed: int,
     given: Path | None = None,
+    *,
+    goes_on: bool = False,
     anew: bool = False,
 ) -> list[int]:
     """Decide the fold of each pair and write folds.csv, before anything is learnt.
 
-    Where a fold of the folder was begun, its folds.csv holds, so that several machines and a run
-    that goes on agree.
+    Several machines that train a fold each decide the same.
 
     Args:
         groups: as `data.splits.group_pairs` takes it.
         given: a folds.csv to take.
+        goes_on: keep to the folder's own folds.csv.
         anew: clear away all that the folder's folds hold.
 
     Raises:
         UserError: the folds do not fit the pairs, or contradict those of the folder.
     """
     path = out_dir / FOLDS_FILE
-    begun = any(RunFolder(fold_folder(out_dir, number)).is_used() for number in range(count))
-    if begun and path.is_file() and not anew:
-        division, remark = Division.read(path, "fold"), f"The folds are those of {path}."
-        if division.count != count or (given and Division.read(given, "fold") != division):
-            raise UserError(
-                f"{path} has {division.count} other folds, of which some are trained; go on with "
-                "these, pass --overwrite to replace all, or take another --out-dir."
-            )
+    own = Division.read(path, "fold") if path.is_file() and not anew else None
+    if own and goes_on:
+        division, remark = own, f"They are those of {path}."
     elif given:
-        division, remark = Division.read(given, "fold"), f"The folds are those of {given}."
+        division, remark = Division.read(given, "fold"), f"They are those of {given}."
     else:
-        fresh = (source.root, source.reader, count, groups, seed)
-        division, remark = make_folds(pairs, *fresh)
+        division, remark = make_folds(pairs, source.root, source.reader, count, groups, seed)
     folds = [int(part) for part in division.part_of(pairs, source.root, given or path)]
-    say(
-        f"{count} folds of {span([folds.count(number) for number in range(count)])} pairs. {remark}"
-    )
+    if own and (own.count != count or own.parts != division.parts):
+        raise UserError(
+            f"{path} has {own.count} other folds; give the --folds, --groups and --seed that they "
+            "were made with, pass --overwrite to replace all, or take another --out-dir."
+        )
+    sizes = span([folds.count(number) for number in range(count)])
+    say(f"{count} folds of {sizes} photographs. {remark}")
     distributed.barrier()  # all have looked at the folder
-    if distributed.is_main() and (anew or not begun):
+    if distributed.is_main() and own is None:
         for folder in map(RunFolder, sorted(out_dir.glob("fold_*"))) if anew else ():
             with folder.lock():
                 folder.clear()
@@ -81,10 +82,32 @@ def span(counts: Sequence[int]) -> str:
     return f"{low}" if low == high else f"{low} to {high}"
 
 
+def next_step(out_dir: Path, count: int, root: Path) -> str:
+    """What a person does after some folds are trained."""
+    paths = [fold_folder(out_dir, number) / BEST["miou"] for number in range(count)]
+    missing = [str(number) for number, path in enumerate(paths) if not path.is_file()]
+    if missing:
+        return f"Folds still to train: {', '.join(missing)}"
+    words = "python", "evaluate.py", "--model", str(out_dir), "--data", str(root)
+    return f"All folds are trained; measure them: {shlex.join(words)}"
+
+
 def folds_of(models: Sequence[Path]) -> Path | None:
     """The folds.csv of what --model names, if that is a folder of folds."""
     path = models[0] / FOLDS_FILE
     return path if len(models) == 1 and path.is_file() else None
+
+
+def warn_of_seen(folds: Path, pairs: Sequence[Pair], root: Path) -> None:
+    """Say so where pictures that an ensemble is measured on are those that it was trained on."""
+    known = Division.read(folds, "fold").parts
+    seen = sum(name_of(pair.image, root) in known for pair in pairs)
+    if seen:
+        print(
+            f"{seen} of these {len(pairs)} photographs have names that {folds} divides: "
+            "if they are the same, all folds but one have learnt them, and these figures are too "
+            "good. Leave --split out to measure each by the fold that has not seen it."
+        )
 
 
 def each_fold(

@@ -99,7 +99,7 @@ def test_a_cvat_export_with_one_list_is_split_by_name(tmp_path):
     assert sorted(pair.stem for pair in train + valid) == sorted(names)
     assert valid == find_pairs(root, "valid")
     assert {pair.stem for pair in valid} != set(sorted(names)[:3]), "the first are no random share"
-    assert "15% of the pictures" in MaskReader.for_data(root).describe()
+    assert "train.py sets a share of the pictures aside" in MaskReader.for_data(root).describe()
     with pytest.raises(UserError, match="no test split"):
         find_pairs(root, "test")
 

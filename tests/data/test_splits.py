@@ -11,7 +11,15 @@ from common.errors import UserError
 from config import ClassTable
 from data.masks import MaskReader
 from data.pairs import Pair
-from data.splits import Division, group_pairs, hold_out, make_folds, name_of
+from data.splits import (
+    Division,
+    choose_part,
+    group_pairs,
+    hold_out,
+    make_folds,
+    name_of,
+    settle_split,
+)
 
 READER = MaskReader(
     ClassTable(("soil", "leaf", "spot"), ((0, 0, 0),) * 3, ((0, 0, 0),) * 3), grey="indices"
@@ -164,3 +172,37 @@ def test_a_table_by_hand_needs_no_groups_and_must_place_every_photograph(tmp_pat
     assert division.part_of(pairs[:2], tmp_path, path) == ["1", "0"]
     with pytest.raises(UserError, match=r"does not place 1 of 3 photographs; the first is images/"):
         division.part_of(pairs, tmp_path, path)
+
+
+def test_a_split_is_written_and_gone_on_from(plants, tmp_path):
+    root, pairs = plants
+    rest = (root, READER, 0.25, r"(.*)_\d+", 0)
+    first, _ = settle_split(tmp_path / "a", pairs[:24], *rest)
+    table = tmp_path / "a/split.csv"
+    assert choose_part(pairs[:24], root, table, "valid") == first["valid"]
+    second, remark = settle_split(tmp_path / "b", pairs, *rest, table)
+    assert "16 are new" in remark
+    for part in ("train", "valid"):
+        assert set(first[part]) < set(second[part])
+        assert choose_part(pairs, root, tmp_path / "b/split.csv", part) == second[part]
+    third, _ = settle_split(tmp_path / "a", pairs, *rest)  # the folder's own, by itself
+    assert third == second
+    with pytest.raises(UserError, match="does not place 16 of 40"):
+        settle_split(tmp_path / "c", pairs, *rest, write_first(table, first, root), goes_on=True)
+    write_first(table, {"train": pairs[:24]}, root)
+    with pytest.raises(UserError, match="valid of no photograph"):
+        settle_split(tmp_path / "c", pairs[:24], *rest, table)
+
+
+def write_first(path, split, root):
+    parts = {name_of(pair.image, root): part for part, own in split.items() for pair in own}
+    Division("split", parts, {name: name for name in parts}).write(path)
+    return path
+
+
+def test_a_split_of_other_data_is_not_gone_on_from(plants, tmp_path):
+    root, pairs = plants
+    write_first(tmp_path / "split.csv", {"train": pairs[:4]}, root)
+    divided, _ = settle_split(tmp_path, pairs[4:], root, READER, 0.25, r"(.*)_\d+", 0)
+    assert len(divided["valid"]) == 8
+    assert "plant0" not in (tmp_path / "split.csv").read_text()

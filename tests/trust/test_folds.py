@@ -157,13 +157,17 @@ def test_a_killed_cross_validation_goes_on_with_the_first_unfinished_fold(
         assert_same_fold(cv / f"fold_{number}", out_dir / f"fold_{number}")
 
 
-def test_one_fold_alone_is_that_of_all_and_folds_can_be_given(data, cv, tmp_path):
+def test_one_fold_alone_is_that_of_all_and_folds_can_be_given(data, cv, tmp_path, capsys):
     out_dir = tmp_path / "alone"
     assert go(data, out_dir, "--folds-file", cv / "folds.csv", "--fold", 1) == 0
+    assert "Folds still to train: 0, 2" in capsys.readouterr().out
     assert [path.name for path in out_dir.glob("fold_*")] == ["fold_1"]
     assert_same_fold(cv / "fold_1", out_dir / "fold_1")
     with pytest.raises(UserError, match=r"fold_0.*is not there.*3 folds"):
         Predictor.load(out_dir, device="cpu")
+    # Another machine must not divide the same folder otherwise.
+    with pytest.raises(UserError, match=r"has 3 other folds.*--seed"):
+        go(data, out_dir, "--folds", 3, "--fold", 0, "--seed", 7)
 
 
 @pytest.mark.parametrize(
