@@ -30,9 +30,9 @@ from common.text import printable
 from data.inputs import find_inputs
 from inference.journal import Journal
 from inference.pictures import segment_pictures
-from inference.predictor import Predictor
+from inference.predictor import Predictor, model_files
 from inference.results import KINDS, ResultFolder
-from models.digests import digest_of_model
+from models.digests import sha256
 
 # Flags of one call; by all others `--resume` knows that it goes on with the same work.
 CALL_FLAGS = (
@@ -144,7 +144,8 @@ def run(
 def result_settings(args: argparse.Namespace) -> dict:
     """What the results depend on beside the pictures, as plain values by the names of flags."""
     flags = {name: value for name, value in vars(args).items() if name not in CALL_FLAGS}
-    flags |= {"save": sorted(set(args.save)), "model": digest_of_model(args.model)}
+    models = [sha256(path) for path in model_files(args.model)]
+    flags |= {"save": sorted(set(args.save)), "model": models}
     named = {f"--{name.replace('_', '-')}": value for name, value in flags.items()}
     return json.loads(json.dumps(named))  # tuples become lists, as they come back
 

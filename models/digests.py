@@ -14,15 +14,6 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def digest_of_model(path: Path) -> str:
-    """The digest of a model: of its file, or of all the files in its folder."""
-    if not path.is_dir():
-        return sha256(path)
-    files = sorted(file for file in path.rglob("*") if file.is_file())
-    text = "".join(f"{sha256(file)} {file.relative_to(path)}\n" for file in files)
-    return hashlib.sha256(text.encode(errors="backslashreplace")).hexdigest()
-
-
 def recorded_digest(path: Path) -> str:
     """The file's SHA-256, kept beside it from its first use on, so that a change is noticed.
 
