@@ -1,5 +1,6 @@
 """The gallery of a folder of results: every picture with its numbers, the most severe first."""
 
+import json
 import math
 import os
 import tempfile
@@ -7,12 +8,16 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import BinaryIO
 from urllib.parse import quote
 
 import numpy as np
+from tqdm import tqdm
 
 from config import ClassTable
 from reporting.pages import MAX_COLORS, jpeg_uri, render
+
+PAGE_SIZE = 500  # pictures: with their thumbnails, some 5 to 10 MB that a browser opens at once
 
 
 @dataclass(frozen=True)
@@ -42,11 +47,13 @@ def write_gallery(
     rows: Iterable[GalleryRow],
     out_dir: Path,
     note: str = "",
+    page_size: int = PAGE_SIZE,
 ) -> None:
     """Write summary.html whole: every picture with its numbers, the most severe first.
 
-    Sorting needs all rows before the first can be written, but not their pictures: thumbnails wait
-    in an unnamed file on disk, so memory holds a line of numbers a picture, however many there are.
+    Beyond `page_size` pictures it becomes the first of several pages, summary_2.html and so on.
+    Sorting needs all rows before the first can be written, but not their content: cards wait in an
+    unnamed file on disk, and memory holds three numbers a picture.
 
     Args:
         rows: consumed one at a time.
@@ -54,52 +61,80 @@ def write_gallery(
         note: a sentence on what severity means here.
 
     Raises:
-        OSError: the file cannot be written, or the disk is full.
+        OSError: a file cannot be written, or the disk is full.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=path.parent) as spool:
-        cards = [_card(row, spool, out_dir, path.parent) for row in rows]
-        severities = [card["severity"] for card in cards if not math.isnan(card["severity"])]
-        cards.sort(key=lambda card: 1 if math.isnan(card["severity"]) else -card["severity"])
-        render(
-            path,
-            "gallery.html",
-            title=title,
-            note=note,
-            classes=list(zip(classes.names, classes.vis_colors, strict=True)),
-            cards=_with_thumbnails(cards, spool),
-            count=len(cards),
-            middle=median(severities) if severities else math.nan,
-            highest=max(severities, default=math.nan),
-            histogram=_histogram(severities),
-        )
+        places = [_put_aside(row, spool, out_dir, path.parent) for row in rows]
+        severities = [severity for severity, *_ in places if not math.isnan(severity)]
+        places.sort(key=lambda place: 1 if math.isnan(place[0]) else -place[0])
+        pages = [
+            {
+                "name": path.name if not first else f"{path.stem}_{first // page_size + 1}.html",
+                "low": places[min(first + page_size, len(places)) - 1][0] if places else math.nan,
+                "high": places[first][0] if places else math.nan,
+            }
+            for first in range(0, len(places) or 1, page_size)
+        ]
+        shown = {
+            "title": title,
+            "note": note,
+            "classes": list(zip(classes.names, classes.vis_colors, strict=True)),
+            "pages": pages,
+            "count": len(places),
+            "middle": median(severities) if severities else math.nan,
+            "highest": max(severities, default=math.nan),
+            "histogram": _histogram(severities),
+        }
+        numbers = range(len(pages))[::-1]  # the first page last: all that it links to is there
+        for number in tqdm(numbers, "Writing the gallery", unit="page", delay=2):
+            part = places[number * page_size : (number + 1) * page_size]
+            cards = _taken_back(part, spool)
+            render(
+                path.with_name(pages[number]["name"]),
+                "gallery.html",
+                number=number,
+                cards=cards,
+                **shown,
+            )
+    _remove_further_pages(path, len(pages))
 
 
-def _card(row: GalleryRow, spool, out_dir: Path, page_dir: Path) -> dict:
-    """What a picture's card shows, its thumbnail put aside on the disk."""
-    start = spool.tell()
-    spool.write(row.thumbnail)
+def _put_aside(
+    row: GalleryRow, spool: BinaryIO, out_dir: Path, page_dir: Path
+) -> tuple[float, int, int]:
+    """Write what a card shows to the disk: its severity, where it stands, and its length."""
     largest = sorted(range(len(row.shares)), key=lambda i: -row.shares[i])[:MAX_COLORS]
     href = None
     if row.overlay_href is not None:
         # Relative, every byte that means something in an address percent-encoded.
         relative = Path(os.path.relpath(out_dir / row.overlay_href, page_dir))
         href = quote(os.fsencode(relative.as_posix()))
-    return {
+    card = {
         "name": row.name,
         "severity": row.severity,
         "shares": [(i, row.shares[i]) for i in sorted(largest) if row.shares[i] > 0],
         "href": href,
-        "thumbnail": (start, len(row.thumbnail)),
     }
+    start, text = spool.tell(), json.dumps(card).encode()
+    spool.write(text + b"\n" + row.thumbnail)
+    return row.severity, start, len(text) + 1 + len(row.thumbnail)
 
 
-def _with_thumbnails(cards: list[dict], spool) -> Iterator[dict]:
-    """The cards again, each with its thumbnail for as long as it is being written."""
-    for card in cards:
-        start, length = card["thumbnail"]
+def _taken_back(places: list[tuple[float, int, int]], spool: BinaryIO) -> Iterator[dict]:
+    """The cards, each with its thumbnail for as long as it is being written."""
+    for _, start, length in places:
         spool.seek(start)
-        yield card | {"thumbnail": jpeg_uri(spool.read(length))}
+        text, thumbnail = spool.read(length).split(b"\n", 1)
+        yield json.loads(text) | {"thumbnail": jpeg_uri(thumbnail)}
+
+
+def _remove_further_pages(path: Path, count: int) -> None:
+    """Remove the pages that an earlier, longer gallery had beyond these."""
+    for other in path.parent.glob(f"{path.stem}_[0-9]*.html"):
+        number = other.stem.removeprefix(f"{path.stem}_")
+        if number.isdecimal() and int(number) > count:
+            other.unlink()
 
 
 def _histogram(severities: list[float], bins: int = 20) -> list[dict]:

@@ -352,9 +352,9 @@ def test_samples_are_the_extremes_and_the_middle_and_none_comes_twice():
     assert choose_samples([math.nan]) == {"best": [], "median": [], "worst": []}
 
 
-def test_many_pictures_arrive_sorted_in_one_file_and_never_all_in_memory(tmp_path):
+def test_many_pictures_arrive_sorted_on_pages_and_never_all_in_memory(tmp_path):
     rng = np.random.default_rng(0)
-    count, size = 1000, 20_000
+    count, size = 1200, 10_000
 
     def rows():
         for i in range(count):
@@ -368,13 +368,37 @@ def test_many_pictures_arrive_sorted_in_one_file_and_never_all_in_memory(tmp_pat
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert count * size < path.stat().st_size < 1.6 * count * size
     assert peak < 0.3 * count * size
-    source = path.read_text(encoding="utf-8")
-    severities = [float(part[:8]) for part in source.split('data-severity="')[1:]]
-    assert len(severities) == count
+    written = [path, tmp_path / "summary_2.html", tmp_path / "summary_3.html"]
+    assert sorted(tmp_path.iterdir()) == written
+    assert [page.stat().st_size // (500 * size) for page in written] == [1, 1, 0]
+    sources = [page.read_text(encoding="utf-8") for page in written]
+    parts = [source.split('data-severity="')[1:] for source in sources]
+    assert [len(part) for part in parts] == [500, 500, 200]
+    severities = [float(text[:8]) for part in parts for text in part]
     assert severities == sorted(severities, reverse=True)
-    assert [p.name for p in tmp_path.iterdir()] == ["summary.html"]
+
+
+def test_pages_lead_to_each_other_and_those_of_a_longer_gallery_go(tmp_path):
+    def write(count):
+        rows = (GalleryRow(f"f{i}", i / 10, [1, 0, 0], jpeg(), None) for i in range(count))
+        return gallery(tmp_path / "summary.html", rows, page_size=3)
+
+    assert not write(3).all("nav")
+    first = write(7)
+    assert_self_contained(first)
+    assert {a["href"] for a in first.all("a")} == {"summary_2.html", "summary_3.html"}
+    assert "Sorting and filters act on this page." in first.text
+    last = Page(tmp_path / "summary_3.html")
+    assert {a["href"] for a in last.all("a")} == {"summary.html", "summary_2.html"}
+    assert len(last.all("article")) == 1
+    assert [tile in last.text for tile in ("7", "30.00%", "60.00%")] == [True] * 3
+    assert "3: 0.0% to 0.0%" in last.text
+    (tmp_path / "summary_mine.html").touch()
+    (tmp_path / "summary_9x.html").touch()
+    write(4)
+    names = {"summary.html", "summary_2.html", "summary_mine.html", "summary_9x.html"}
+    assert {path.name for path in tmp_path.iterdir()} == names
 
 
 def test_an_error_on_the_way_keeps_the_old_page(tmp_path):
