@@ -11,6 +11,8 @@ For each picture NAME, by --save:
     colour    NAME_colour.png, the classes' colours of the label map
     prob      NAME_prob.npz, the probability of each class, float16 (K, H, W)
     cvat      all masks as one cvat.zip, to be corrected in CVAT and trained on again
+    coco      coco.json, labelme  labelme/NAME.json, yolo  yolo/labels/NAME.txt, labelstudio
+              labelstudio.json: polygons, to be corrected in those tools (docs/inference.md)
 
 All have the picture's own size. results.csv holds the numbers, summary.html shows all at a glance.
 The exit code is 0 if every picture has its results, 1 if some are missing (skipped.txt says why).
@@ -55,6 +57,9 @@ def parse_args() -> argparse.Namespace:
     scale = cli.number(float, 0, 1e6, open_low=True)
     what = "scale of the photographs, adds areas in square millimetres"
     parser.add_argument("--mm-per-pixel", type=scale, metavar="MM", help=what)
+    what = "pixels by which polygons may be off to need fewer points; 0 gives the mask back"
+    tolerance = cli.number(float, 0, 1000)
+    parser.add_argument("--simplify", type=tolerance, default=0.0, metavar="PIXELS", help=what)
     network = cli.add_prediction_flags(parser)
     cli.add_shared(network, "--workers", help="threads that read and write pictures")
     return parser.parse_args()
@@ -89,7 +94,8 @@ def main() -> int:
     named = find_inputs(args.input, args.recursive, args.out_dir)
     options = cli.prediction_options(args)
     predictor = Predictor.load(args.model, args.imgsz, args.device, **options)
-    folder = ResultFolder(args.out_dir, args.save, predictor.classes, args.mm_per_pixel)
+    wanted = args.save, predictor.classes, args.mm_per_pixel, args.simplify
+    folder = ResultFolder(args.out_dir, *wanted)
     folder.refuse_to_replace_neighbours(named)
     predictor.to(distributed.init(predictor.device))
     try:

@@ -3,6 +3,7 @@
 import zipfile
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import cv2
@@ -15,14 +16,20 @@ from config import ClassTable
 from data.classes import format_class_table
 from data.images import encode_jpeg, shrink, write_image, write_mask
 from data.inputs import result_path
+from inference import annotations
 from inference.journal import Entry, Journal, Result
+from inference.outlines import regions_of
 from metrics import SeverityTable
 from reporting.gallery import GalleryRow, write_gallery
 from utils import colour_mask, draw_legend, overlay
 
 MAX_JPEG_SIDE = 65_500  # pixels; the overlay of a longer picture is a smaller view of it
+# Files of each picture: their endings, and the folders of those that must bear its plain name.
 ENDINGS = dict(overlay="_overlay.jpg", mask="_mask.png", colour="_colour.png", prob="_prob.npz")
-KINDS = (*ENDINGS, "cvat")
+ENDINGS |= dict(labelme=".json", yolo=".txt")
+FOLDERS = dict(labelme="labelme", yolo="yolo/labels")
+POLYGONS = ("coco", "labelme", "yolo", "labelstudio")
+KINDS = (*ENDINGS, "cvat", "coco", "labelstudio")
 
 
 @dataclass(frozen=True)
@@ -32,12 +39,14 @@ class ResultFolder:
     Args:
         kinds: of `KINDS`, what is written.
         mm_per_pixel: scale of the photographs, adds areas in square millimetres; or None.
+        simplify: pixels by which annotations' outlines may be off to need fewer points.
     """
 
     path: Path
     kinds: Collection[str]
     classes: ClassTable
     mm_per_pixel: float | None = None
+    simplify: float = 0
 
     @property
     def columns(self) -> list[str]:
@@ -48,11 +57,12 @@ class ResultFolder:
     @property
     def file_kinds(self) -> set[str]:
         """Of what is written, the files of each picture."""
-        return {"mask" if kind == "cvat" else kind for kind in self.kinds}
+        kinds = {"mask" if kind == "cvat" else kind for kind in self.kinds}
+        return kinds & ENDINGS.keys()
 
     def file(self, name: str, kind: str) -> Path:
         """Where a picture's result goes."""
-        return result_path(self.path, name, ENDINGS[kind])
+        return result_path(self.path / FOLDERS.get(kind, ""), name, ENDINGS[kind])
 
     def is_whole(self, name: str) -> bool:
         """Whether all files of a picture are there; none ever bears its name half-written."""
@@ -64,10 +74,11 @@ class ResultFolder:
         Raises:
             UserError: it would.
         """
+        place = cache(Path.resolve)  # of a folder, once
         for name, path in named.items():
             for kind in self.file_kinds:
                 target = self.file(name, kind)
-                if target.exists() and target.parent.resolve() == path.parent.resolve():
+                if place(target.parent) == place(path.parent) and target.exists():
                     raise UserError(
                         f"{printable(target)} lies beside its photograph and may be your own; "
                         "choose another --out-dir."
@@ -103,10 +114,31 @@ class ResultFolder:
         severity, shares, figures = mask_statistics(mask, self.classes, self.mm_per_pixel)
         row = [str(path), image.shape[1], image.shape[0], severity, *figures]
         thumbnail = encode_jpeg(shrink(tinted, 320), quality=70)
-        return Result(name, row, GalleryRow(printable(name), severity, shares, thumbnail, href))
+        card = GalleryRow(printable(name), severity, shares, thumbnail, href)
+        return Result(name, row, card, self._write_polygons(name, path, mask))
+
+    def _write_polygons(self, name: str, path: Path, mask: np.ndarray) -> dict[str, bytes]:
+        """Write a picture's own annotation files; returns its part of those that cover all."""
+        pieces, regions, kinds = {}, [], set(self.kinds) & set(POLYGONS)
+        if kinds - {"coco"}:
+            inset = annotations.INSET
+            regions = list(regions_of(mask, len(self.classes), self.simplify, inset))
+        if "labelme" in kinds:
+            target = self.file(name, "labelme")
+            annotations.write_labelme(target, regions, path, mask.shape, self.classes)
+        if "yolo" in kinds:
+            annotations.write_yolo(self.file(name, "yolo"), regions, mask.shape)
+        if "labelstudio" in kinds:
+            called = annotations.file_name(name, path)
+            task = annotations.label_studio_task(regions, called, mask.shape, self.classes)
+            pieces["labelstudio"] = task
+        if "coco" in kinds:
+            exact = list(regions_of(mask, len(self.classes), self.simplify))
+            pieces["coco"] = annotations.coco_lines(exact)
+        return pieces
 
     def write_summary(self, journal: Journal, entries: dict[str, Entry]) -> None:
-        """Write what covers all pictures: results.csv, legend.png, cvat.zip, summary.html.
+        """Write what covers all pictures: results.csv, legend.png, summary.html, annotations.
 
         Args:
             entries: the pictures' rows in the journal by name, in the order of the inputs.
@@ -115,8 +147,7 @@ class ResultFolder:
         write_csv(self.path / "results.csv", self.columns, rows)
         canvas = np.full((40 + 36 * len(self.classes), 480, 3), 60, np.uint8)
         write_image(self.path / "legend.png", draw_legend(canvas, self.classes))
-        if "cvat" in self.kinds:
-            self._write_cvat(list(entries))
+        self._write_annotations(journal, entries)
         write_gallery(
             self.path / "summary.html",
             title="Segmented pictures",
@@ -125,6 +156,24 @@ class ResultFolder:
             out_dir=self.path,
             note=SeverityTable.of(self.classes.names).describe(self.classes.names),
         )
+
+    def _write_annotations(self, journal: Journal, entries: dict[str, Entry]) -> None:
+        """Write the files of annotations that cover all pictures."""
+        if "cvat" in self.kinds:
+            self._write_cvat(list(entries))
+        if "yolo" in self.kinds:
+            annotations.write_yolo_table(self.path / "yolo/data.yaml", self.classes)
+        if "labelstudio" in self.kinds:
+            tasks = (journal.piece(entry, "labelstudio") for entry in entries.values())
+            annotations.write_label_studio(self.path / "labelstudio.json", self.classes, tasks)
+        if "coco" in self.kinds:
+            rows = ((name, journal.row(entry)) for name, entry in entries.items())
+            pictures = (
+                (annotations.file_name(name, Path(path)), (int(height), int(width)))
+                for name, (path, width, height, *_) in rows
+            )
+            lines = (journal.piece(entry, "coco") for entry in entries.values())
+            annotations.write_coco(self.path / "coco.json", self.classes, pictures, lines)
 
     def _write_cvat(self, names: list[str]) -> None:
         """All masks in the layout of CVAT's "Segmentation mask 1.1"."""

@@ -17,6 +17,7 @@ import zipfile
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from xml.etree import ElementTree
 
 import av
 import numpy as np
@@ -371,18 +372,21 @@ def assert_whole(folder: Path) -> None:
                 assert sum(1 for _ in container.decode(video=0)) == 12
         elif path.suffix == ".npz":
             assert np.isfinite(np.load(path)["probabilities"]).all()
+        elif path.suffix == ".xml":
+            ElementTree.parse(path)
         elif path.suffix == ".zip":
             assert zipfile.ZipFile(path).testzip() is None
         elif path.suffix == ".jsonl":
             for line in path.read_text().splitlines():
                 json.loads(line)
         else:
-            assert path.name in (".lock", "skipped.txt") or path.suffix == ".pieces", path
+            names = ".lock", "skipped.txt", "data.yaml"
+            assert path.name in names or path.suffix == ".pieces" or "yolo" in path.parts, path
 
 
 WRITTEN = {
     inference_image: "a_overlay.jpg b_mask.png a_colour.png b_prob.npz results.csv legend.png "
-    "cvat.zip summary.html",
+    "cvat.zip coco.json a.json b.txt data.yaml labelstudio.json labelstudio.xml summary.html",
     evaluate: "metrics.json per_image.csv confusion_matrix.png run.json report.html",
     inference_video: "video.mp4 video_per_frame.csv video_per_frame.png",
     train: "best_model_iou.pth history.csv epoch_001.jpg last.pth",
