@@ -14,6 +14,8 @@ from pathlib import Path
 from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
+import numpy as np
+
 from common.files import replacing, write_text
 from config import ClassTable, Size
 from inference.outlines import Region
@@ -155,7 +157,10 @@ def write_yolo(path: Path, regions: list[Region], size: Size) -> None:
     """
     lines = []
     for region in regions:
-        points = (region.ring / size[::-1]).ravel().tolist()
+        ring = region.ring
+        if len(ring) == 4:  # would be read as a turned box, by its number of numbers
+            ring = np.concatenate([ring, ring[:1]])
+        points = (ring / size[::-1]).ravel().tolist()
         lines.append(f"{region.label - 1} {' '.join(f'{value:.8g}' for value in points)}\n")
     write_text(path, "".join(lines))
 

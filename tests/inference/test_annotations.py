@@ -175,6 +175,7 @@ def test_yolo_lines_are_shares_of_the_size_and_classes_from_zero(tmp_path):
         back = np.zeros_like(mask)
         for line in (tmp_path / "a.txt").read_text().splitlines():
             label, *numbers = line.split()
+            assert len(numbers) > 8  # 4 are a box, 8 may be a turned one
             points = np.array(numbers, float).reshape(-1, 2)
             assert (points >= 0).all()
             assert (points <= 1).all()

@@ -12,6 +12,7 @@ from tiny_model import save_tiny
 import inference_image
 from common.errors import UserError
 from inference.journal import Journal, Result, stamp_of
+from inference.pictures import read_ahead
 from inference.results import ResultFolder
 from reporting.gallery import GalleryRow
 
@@ -134,13 +135,47 @@ def test_results_of_other_flags_or_another_model_are_not_mixed(model, photos, tm
     shutil.copy(model, other)
     assert counted(other, photos, out, "--batch", "3") == (0, [])  # the same weights elsewhere
     save_tiny(other, epoch=7)
-    with pytest.raises(UserError, match=r"--model [0-9a-f]{20,}, now it is"):
+    with pytest.raises(UserError, match=r"--model \['[0-9a-f]{20,}, now it is"):
         go(other, photos, out, "--resume")
     (out / ".results/run.json").write_text("[[[")
     with pytest.raises(UserError, match="is damaged"):
         go(model, photos, out, "--resume")
     assert go(model, photos, out) == 0  # begins anew
     assert counted(model, photos, out) == (0, [])
+
+
+def test_who_interrupts_a_run_is_told_how_it_goes_on(model, photos, tmp_path, capsys):
+    original, turns = Journal.append, []
+
+    def append(journal, result):
+        original(journal, result)
+        turns.append(result)
+        if len(turns) == 4:
+            raise KeyboardInterrupt
+
+    out = tmp_path / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Journal, "append", append)
+        assert go(model, photos, out) == 130
+    assert "The same command with --resume goes on." in capsys.readouterr().err
+    code, names = counted(model, photos, out)
+    assert (code, len(names)) == (0, 26)
+    assert "4 of 30 pictures were finished before." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("size", "workers"), [(1, 1), (1, 4), (3, 2), (40, 4)])
+def test_as_many_pictures_are_read_ahead_as_there_are_workers(size, workers):
+    class Pool:
+        asked = 0
+
+        def submit(self, *_):
+            self.asked += 1
+
+    pool, seen = Pool(), 0
+    for group in read_ahead([("", "")] * 50, size, workers, pool):
+        assert pool.asked == min(50, seen + size + workers)
+        seen += len(group)
+    assert seen == 50
 
 
 def filled(folder, rows=5):
