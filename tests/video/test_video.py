@@ -43,7 +43,7 @@ class BrightIsDisease:
     def __init__(self):
         self.images, self.masks = [], []
 
-    def scores(self, images):
+    def frame_scores(self, images):
         self.images += images
         small = [cv2.resize(image, (64, 48), interpolation=cv2.INTER_AREA) for image in images]
         bright = torch.from_numpy(np.stack(small)).float().mean(dim=3) / 255 - 0.5
@@ -446,10 +446,10 @@ def test_an_error_of_any_stage_ends_the_run_and_leaves_nothing(run, tmp_path, mo
     source = write_video(tmp_path / "e.mp4", frames=30)
 
     class Failing(BrightIsDisease):
-        def scores(self, images):
+        def frame_scores(self, images):
             if len(self.images) == 5:
                 raise UserError("the model fails here.")
-            return super().scores(images)
+            return super().frame_scores(images)
 
     code, said, _ = run("--input", source, predictor=Failing())
     assert code == 2
@@ -472,10 +472,10 @@ def test_ctrl_c_closes_a_file_that_plays(run, tmp_path):
     source = write_video(tmp_path / "long.mp4", frames=100, sound="aac")
 
     class Interrupting(BrightIsDisease):
-        def scores(self, images):
+        def frame_scores(self, images):
             if len(self.images) == 40:
                 os.kill(os.getpid(), signal.SIGINT)
-            return super().scores(images)
+            return super().frame_scores(images)
 
     code, said, _ = run("--input", source, predictor=Interrupting())
     frames = probe(tmp_path / "out/long.mp4")[1]
