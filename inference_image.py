@@ -131,7 +131,8 @@ def run(
     if not distributed.is_main():
         return {}
     made = done | journal.added()
-    made = {name: made[name] for name in named if name in made and folder.is_whole(name)}
+    shown = tqdm(named, "Looking at the results", delay=2)
+    made = {name: made[name] for name in shown if name in made and folder.is_whole(name)}
     folder.write_summary(journal, made)
     print(f"{len(made)} pictures segmented; results are in {folder.path}/, see summary.html")
     skipped = {name: text for part in parts for name, text in part.items()}

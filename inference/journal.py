@@ -98,9 +98,8 @@ class Journal:
             self._check(saved, settings)
             return self._done(named, is_whole)
         saved.unlink(missing_ok=True)  # first, so that what is left is nobody's
-        for part in self._parts():
-            part.unlink()
-            _pieces_of(part).unlink(missing_ok=True)
+        for path in saved.parent.glob("[0-9]*-[0-9]*.*"):  # parts, and pieces beside them
+            path.unlink()
         write_text(saved, json.dumps(settings, indent=1) + "\n")
         return {}
 

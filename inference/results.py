@@ -1,13 +1,14 @@
 """What is written of segmented pictures: files of each one, and what covers all of them."""
 
 import zipfile
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import cv2
 import numpy as np
+from tqdm import tqdm
 
 from common.errors import UserError
 from common.files import replacing, write_csv
@@ -143,7 +144,7 @@ class ResultFolder:
         Args:
             entries: the pictures' rows in the journal by name, in the order of the inputs.
         """
-        rows = map(journal.row, entries.values())
+        rows = map(journal.row, _shown(entries.values(), "Writing results.csv"))
         write_csv(self.path / "results.csv", self.columns, rows)
         canvas = np.full((40 + 36 * len(self.classes), 480, 3), 60, np.uint8)
         write_image(self.path / "legend.png", draw_legend(canvas, self.classes))
@@ -152,7 +153,7 @@ class ResultFolder:
             self.path / "summary.html",
             title="Segmented pictures",
             classes=self.classes,
-            rows=map(journal.card, entries.values()),
+            rows=map(journal.card, _shown(entries.values(), "Collecting the gallery")),
             out_dir=self.path,
             note=SeverityTable.of(self.classes.names).describe(self.classes.names),
         )
@@ -164,15 +165,18 @@ class ResultFolder:
         if "yolo" in self.kinds:
             annotations.write_yolo_table(self.path / "yolo/data.yaml", self.classes)
         if "labelstudio" in self.kinds:
-            tasks = (journal.piece(entry, "labelstudio") for entry in entries.values())
-            annotations.write_label_studio(self.path / "labelstudio.json", self.classes, tasks)
+            path = self.path / "labelstudio.json"
+            shown = _shown(entries.values(), f"Writing {path.name}")
+            tasks = (journal.piece(entry, "labelstudio") for entry in shown)
+            annotations.write_label_studio(path, self.classes, tasks)
         if "coco" in self.kinds:
             rows = ((name, journal.row(entry)) for name, entry in entries.items())
             pictures = (
                 (annotations.file_name(name, Path(path)), (int(height), int(width)))
                 for name, (path, width, height, *_) in rows
             )
-            lines = (journal.piece(entry, "coco") for entry in entries.values())
+            shown = _shown(entries.values(), "Writing coco.json")
+            lines = (journal.piece(entry, "coco") for entry in shown)
             annotations.write_coco(self.path / "coco.json", self.classes, pictures, lines)
 
     def _write_cvat(self, names: list[str]) -> None:
@@ -182,8 +186,13 @@ class ResultFolder:
             archive.writestr("labelmap.txt", format_class_table(self.classes))
             lines = "".join(f"{name}\n" for name in shown)
             archive.writestr("ImageSets/Segmentation/default.txt", lines)
-            for name, printed in zip(names, shown, strict=True):
+            for name, printed in zip(_shown(names, "Writing cvat.zip"), shown, strict=True):
                 archive.write(self.file(name, "mask"), f"SegmentationClass/{printed}.png")
+
+
+def _shown(items: Collection, what: str) -> Iterable:
+    """The items below a bar, which shows where there are many."""
+    return tqdm(items, what, unit="picture", delay=2)
 
 
 def statistic_names(classes: ClassTable, mm_per_pixel: float | None) -> list[str]:
