@@ -6,13 +6,12 @@ figures come from one confusion matrix over the whole split, summed over all pro
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from itertools import islice
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -98,7 +97,7 @@ def train(
         before = [tensor.clone() for tensor in traces]
         count = min(accumulate, batches - start)
         gathered = _gather(model, islice(stream, count), count, criterion, precision, matrix)
-        step = _step(model, optimizer, precision, clip_grad, *gathered)
+        step = _step(model, optimizer, precision, clip_grad, gathered)
         if step.finite:
             for loss, own in zip(step.losses, step.indices, strict=True):
                 loss_sum, pictures = loss_sum + loss * len(own), pictures + len(own)
@@ -108,9 +107,11 @@ def train(
                 tensor.copy_(then)
         watch.see(step.applied or step.searching, _names(loader, step.suspects()))
         if ema is not None and step.applied:
-            ema.update(unwrapped(model))
+            ema.update(distributed.unwrapped(model))
     next(stream, None)  # lets the bar and the loader's workers end
-    return _figures(loss_sum, pictures, matrix, precision)
+    totals = torch.tensor([loss_sum, pictures], dtype=precision.exact, device=precision.device)
+    loss_sum, pictures = distributed.sum_over_processes(totals).tolist()
+    return _figures(loss_sum / pictures if pictures else math.nan, matrix)
 
 
 @dataclass
@@ -118,8 +119,9 @@ class Step:
     """What became of one optimizer step.
 
     Args:
-        losses: of each batch of this process.
-        indices: of each batch's pictures in the data set.
+        losses: of each batch, with what other processes have of it.
+        indices: of each batch's pictures in the data set, this process's alone.
+        good: whether this process's part of each batch has a finite loss.
         finite: whether all losses of all processes are.
         applied: whether the weights moved.
         searching: whether fp16 looks for a scale of the loss, by steps that are not applied.
@@ -127,14 +129,30 @@ class Step:
 
     losses: list[float]
     indices: list[list[int]]
+    good: list[bool]
     finite: bool
     applied: bool
     searching: bool
 
     def suspects(self) -> list[int]:
         """The pictures whose loss is not finite; all of them where only the gradient is not."""
-        batches = zip(self.losses, self.indices, strict=True)
-        return [i for loss, own in batches for i in own if self.finite or not math.isfinite(loss)]
+        batches = zip(self.good, self.indices, strict=True)
+        return [i for good, own in batches for i in own if self.finite or not good]
+
+
+@dataclass
+class Gathered:
+    """The batches of one optimizer step, whose gradients the model holds.
+
+    Args:
+        losses: of each batch, with what other processes have of it, still on the device.
+        good: whether this process's part of each is finite, likewise.
+        indices: of each batch's pictures in the data set.
+    """
+
+    losses: list[Tensor] = field(default_factory=list)
+    good: list[Tensor] = field(default_factory=list)
+    indices: list[list[int]] = field(default_factory=list)
 
 
 def _gather(
@@ -144,27 +162,30 @@ def _gather(
     criterion: Loss,
     precision: Precision,
     matrix: ConfusionMatrix,
-) -> tuple[list[Tensor], list[list[int]]]:
+) -> Gathered:
     """Add up the gradients of `count` batches, and their predictions in the matrix.
 
-    Returns:
-        the loss of each batch, still on the device, and the indices of its pictures.
+    A batch is what all processes have of it together: its loss is that of one process with all its
+    pictures, whatever shares of them are ignored or of a rare class.
     """
-    losses, indices = [], []
+    gathered = Gathered()
     for images, targets, own in batches:
         images = precision.to_device(images)
         targets = targets.to(precision.device, non_blocking=True)
-        indices.append(own.tolist())
-        waits = isinstance(model, DistributedDataParallel) and len(indices) < count
-        with model.no_sync() if waits else nullcontext(), out_of_memory_explained(len(images)):
+        gathered.indices.append(own.tolist())
+        waits = len(gathered.indices) < count
+        with distributed.no_sync(model, waits), out_of_memory_explained(len(images)):
             with precision.autocast():
                 logits = model(images)
-            loss = criterion(logits, targets)
+            sums = criterion.sums(logits, targets)
+            loss = criterion.value(distributed.sum_with_gradient(sums))
             # A batch counts by its pictures: the last one of an epoch may have fewer.
-            precision.scaler.scale(loss * (len(images) / len(indices[0]))).backward()
-        losses.append(loss.detach())
+            share = len(images) / len(gathered.indices[0])
+            precision.scaler.scale(loss * share).backward()
+        gathered.losses.append(loss.detach())
+        gathered.good.append(sums.detach().isfinite().all())
         matrix.update(logits.detach().max(1).indices, targets)
-    return losses, indices
+    return gathered
 
 
 def _step(
@@ -172,22 +193,21 @@ def _step(
     optimizer: torch.optim.Optimizer,
     precision: Precision,
     clip_grad: float | None,
-    losses: list[Tensor],
-    indices: list[list[int]],
+    gathered: Gathered,
 ) -> Step:
     """Apply the mean of the gathered gradients, unless a loss or a gradient is not finite."""
-    scaler = precision.scaler
+    scaler, indices = precision.scaler, gathered.indices
     scaler.unscale_(optimizer)
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     batches = sum(map(len, indices)) / len(indices[0])
     if batches != 1:
         torch._foreach_div_(gradients, batches)
     norm = nn.utils.get_total_norm(gradients)
-    bad = (~torch.stack(losses).isfinite()).sum()  # of this process, then of all
-    distributed.sum_over_processes(bad)
     # The one place where a step waits for the device to be judged; going on with NaN costs more.
-    *values, size, bad = torch.stack([v.to(precision.exact) for v in (*losses, norm, bad)]).tolist()
-    finite = bad == 0
+    asked = [*gathered.losses, *gathered.good, norm]
+    *values, size = torch.stack([value.to(precision.exact) for value in asked]).tolist()
+    losses, good = values[: len(indices)], [bool(value) for value in values[len(indices) :]]
+    finite = all(map(math.isfinite, losses))
     applied = finite and math.isfinite(size)
     if applied:
         if clip_grad is not None:
@@ -197,7 +217,7 @@ def _step(
     optimizer.zero_grad(set_to_none=True)
     # Below 1 fp16 looks for its scale in vain.
     searching = finite and not applied and scaler.is_enabled() and scaler.get_scale() > 1
-    return Step(values, indices, finite, applied, searching)
+    return Step(losses, indices, good, finite, applied, searching)
 
 
 @torch.inference_mode()
@@ -206,30 +226,31 @@ def validate(
 ) -> dict:
     """Measure a model on a split at the network's input size; see `evaluate.py` for the masks' own.
 
-    Each picture counts once whatever the number of processes, and the loss is its mean over them.
+    Each picture counts once whatever the number of processes. The loss is that of all its pictures
+    as one batch: cross entropy and focal are means over all pixels that count, Dice is of the areas
+    in the whole split. Like the other figures it depends neither on the batches that the pictures
+    came in nor on the processes that they were dealt to.
     """
     model.eval()
     matrix = ConfusionMatrix(num_classes, precision.device)
-    loss_sum, pictures = 0.0, 0
+    sums = torch.zeros(criterion.rows, num_classes, dtype=precision.exact, device=precision.device)
     bar = tqdm(loader, desc="Validating", disable=not distributed.is_main(), dynamic_ncols=True)
     for images, targets, _ in bar:
-        images, targets = precision.to_device(images), targets.to(precision.device)
+        images = precision.to_device(images)
+        targets = targets.to(precision.device, non_blocking=True)
         with out_of_memory_explained(len(images)):
             with precision.autocast():
                 logits = model(images)
-            loss = criterion(logits, targets)
+            sums += criterion.sums(logits, targets)
         matrix.update(logits.max(1).indices, targets)
-        loss_sum, pictures = loss_sum + loss.item() * len(images), pictures + len(images)
-    return _figures(loss_sum, pictures, matrix, precision)
+    return _figures(criterion.value(distributed.sum_over_processes(sums)).item(), matrix)
 
 
-def _figures(loss_sum: float, pictures: int, matrix: ConfusionMatrix, precision: Precision) -> dict:
-    """The figures of an epoch from the sums of all processes."""
-    totals = torch.tensor([loss_sum, pictures], dtype=precision.exact, device=precision.device)
-    loss, pictures = distributed.sum_over_processes(totals).tolist()
+def _figures(loss: float, matrix: ConfusionMatrix) -> dict:
+    """The figures of an epoch from its loss and the counts of each process."""
     distributed.sum_over_processes(matrix.counts)
     return {
-        "loss": loss / pictures if pictures else math.nan,
+        "loss": loss,
         "pixel_accuracy": matrix.pixel_accuracy(),
         "miou": matrix.miou(),
         "iou": matrix.iou(),
@@ -242,13 +263,6 @@ def frozen_modules(model: nn.Module) -> Iterator[nn.Module]:
         weights = list(module.parameters())
         if weights and not any(weight.requires_grad for weight in weights):
             yield module
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The module inside DistributedDataParallel and torch.compile."""
-    if isinstance(model, DistributedDataParallel):
-        model = model.module
-    return getattr(model, "_orig_mod", model)
 
 
 def _names(loader: DataLoader, indices: list[int]) -> str:

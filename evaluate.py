@@ -20,6 +20,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from common import cli, distributed
+from common.device import compute_repeatably
 from common.errors import UserError
 from common.files import lock_folder, without_nan, write_csv, write_text
 from config import DEFAULT_DATA, ClassTable
@@ -40,7 +41,7 @@ from utils import save_figure
 
 def parse_args():
     parser = cli.Parser(__doc__)
-    cli.add_shared(parser, "--device", "--model")
+    cli.add_shared(parser, "--device", "--deterministic", "--model")
     cli.add_shared(parser, "--data", default=DEFAULT_DATA)
     what = "part; valid if not given, and of a folder of folds all that it was trained on, each "
     what += "picture measured by the fold that has not seen it"
@@ -85,9 +86,11 @@ def draw_confusion(path: Path, metrics: dict) -> None:
 
 def main() -> int:
     args = parse_args()
+    if args.deterministic:
+        compute_repeatably()
     options, shown = cli.prediction_options(args), ", ".join(map(str, args.model))
     predictor = Predictor.load(args.model, args.imgsz, args.device, **options)
-    predictor.to(distributed.init(predictor.device))
+    distributed.init(predictor.device)
     table = folds_of(args.model)
     folds = table if args.split is None else None
     split = "out of fold" if folds else args.split or "valid"

@@ -26,6 +26,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from common import cli, distributed
+from common.device import compute_repeatably
 from common.errors import UserError
 from common.files import lock_folder, write_text
 from common.text import printable
@@ -44,7 +45,7 @@ CALL_FLAGS = (
 
 def parse_args() -> argparse.Namespace:
     parser = cli.Parser(__doc__)
-    cli.add_shared(parser, "--device", "--model")
+    cli.add_shared(parser, "--device", "--deterministic", "--model")
     what = "pictures, folders, patterns, or .txt lists with a path a line"
     parser.add_argument("--input", nargs="+", required=True, metavar="INPUT", help=what)
     parser.add_argument("--recursive", action="store_true", help="look into folders of folders")
@@ -92,12 +93,14 @@ def segment_all(
 def main() -> int:
     args = parse_args()
     named = find_inputs(args.input, args.recursive, args.out_dir)
+    if args.deterministic:
+        compute_repeatably()
     options = cli.prediction_options(args)
     predictor = Predictor.load(args.model, args.imgsz, args.device, **options)
     wanted = args.save, predictor.classes, args.mm_per_pixel, args.simplify
     folder = ResultFolder(args.out_dir, *wanted)
     folder.refuse_to_replace_neighbours(named)
-    predictor.to(distributed.init(predictor.device))
+    distributed.init(predictor.device)
     try:
         with lock_folder(args.out_dir, distributed.is_main()):
             missing = run(args, predictor, folder, named)

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from common import cli
+from common.device import compute_repeatably
 from common.errors import UserError
 from common.files import lock_folder
 from common.text import printable
@@ -125,7 +126,7 @@ def check_outputs(inputs: list[str], out_dir: Path) -> None:
 
 def parse_args() -> argparse.Namespace:
     parser = cli.Parser(__doc__)
-    cli.add_shared(parser, "--model", "--device", "--imgsz")
+    cli.add_shared(parser, "--model", "--device", "--deterministic", "--imgsz")
     what = "files, camera number, address"
     parser.add_argument("--input", nargs="+", required=True, metavar="VIDEO", help=what)
     cli.add_shared(parser, "--out-dir", default=Path("outputs/inference_results_video"))
@@ -146,6 +147,8 @@ def main() -> int:
     check_outputs(args.input, args.out_dir)
     if args.show:
         check_window()
+    if args.deterministic:
+        compute_repeatably()
     predictor = Predictor.load(args.model, args.imgsz, args.device)
     with lock_folder(args.out_dir):
         return segment_all(predictor, args)

@@ -37,11 +37,15 @@ class ConfusionMatrix:
         return matrix
 
     def update(self, preds: Tensor, targets: Tensor) -> None:
-        """Add predictions and targets of one shape, class indices; a target of 255 is ignored."""
-        valid = targets != IGNORE_INDEX
-        pairs = targets[valid].long() * self.num_classes + preds[valid].long()
-        counts = torch.bincount(pairs, minlength=self.num_classes**2)
-        self.counts += counts.view(self.num_classes, self.num_classes)
+        """Add predictions and targets of one shape, class indices; a target of 255 is ignored.
+
+        Without waiting for the device, as a choice by a mask would, and bincount itself.
+        """
+        bins, ignored = self.num_classes**2, targets == IGNORE_INDEX
+        pairs = (targets.long() * self.num_classes + preds.long()).masked_fill(ignored, bins)
+        counts = self.counts.new_zeros(bins + 1)
+        counts.scatter_add_(0, pairs.flatten(), counts.new_ones(()).expand(pairs.numel()))
+        self.counts += counts[:bins].view_as(self.counts)
 
     def _over(self, denominator: Tensor, factor: int = 1) -> list[float]:
         # Integers up to 2**53 are exact in float64: the same counts give the same bits everywhere.

@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader
 
 import engine
 from common import cli, distributed
-from common.device import choose_device, seed_everything
+from common.device import choose_device, compute_repeatably, seed_everything
 from common.distributed import say
 from common.errors import UserError
 from config import ClassTable, ModelConfig
@@ -60,7 +60,7 @@ from training.flags import (
     resumed_checkpoint,
     settle_recipe,
 )
-from training.losses import Loss, make_criterion
+from training.losses import Loss
 from training.optimisation import freeze_backbone, lr_factor, make_optimizer
 from training.precision import Precision
 from training.run_folder import RunFolder, fold_folder
@@ -71,7 +71,10 @@ from trust.folds import next_step, settle_folds
 
 def main() -> int:
     args, saved = parse_args(sys.argv[1:], __doc__)
-    device = distributed.init(choose_device(args.device))
+    if args.deterministic:
+        compute_repeatably()
+    device = choose_device(args.device)
+    distributed.init(device)
     try:
         if args.folds or args.folds_file:
             return train_folds(args, device)
@@ -155,10 +158,9 @@ def run(
 ) -> None:
     """Everything from the model's first weights to the last checkpoint."""
     seed_everything(args.seed)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     state = prepare_state(args, data, saved, device)
     weights = class_weights(args.class_weights, data.train_set, len(data.classes))
-    criterion = make_criterion(args.loss, None if weights is None else weights.to(device))
+    criterion = Loss(args.loss, None if weights is None else weights.to(device))
     wrapped = distributed.wrap(state.model, device)
     if args.compile:
         wrapped = torch.compile(wrapped)
@@ -312,10 +314,10 @@ def prepare_state(
     if args.freeze:
         freeze_backbone(model)
     seed_everything(args.seed + distributed.rank())  # processes drop different paths from here on
-    model.to(device)
+    precision = Precision.choose(args.amp, device, args.channels_last)
+    model.to(device, memory_format=precision.order)
     optimizer = make_optimizer(model, args.optimizer, args.lr, args.weight_decay, args.head_lr_mult)
     ema = ModelEmaV3(model, decay=args.ema) if args.ema else None
-    precision = Precision.choose(args.amp, device, args.channels_last)
     state = TrainingState(model, optimizer, precision, ema, started_from=start.line)
     if saved is not None:
         state.restore(saved)

@@ -70,6 +70,12 @@ SHARED = {
     "--amp": {"choices": ("auto", "bf16", "fp16", "off")},
     "--batch": {"type": positive_int, "default": 1, "help": "pictures a pass"},
     "--data": {"type": Path, "metavar": "ROOT", "help": "data set"},
+    "--deterministic": {
+        "action": argparse.BooleanOptionalAction,
+        "default": False,
+        "help": "the same bits in every run on the same GPU, but slower; products are made in TF32 "
+        "with or without it, where a GPU can",
+    },
     "--device": {"default": "auto", "metavar": "D", "help": "auto, cpu, cuda, cuda:1, mps"},
     "--imgsz": {
         "nargs": 2,
@@ -185,6 +191,8 @@ def _sentence(error: Exception) -> str:
         what = f"{error.filename}: " * bool(error.filename) + str(error.strerror or error)
         return f"{what}. Nothing was half-written; put this right and retry."
     text = " ".join(str(error).split())[:300]
+    if "deterministic" in text and "implementation" in text:
+        return f"--deterministic cannot be kept: {text[:120]}. Leave it out."
     full = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     if full or "not enough memory" in text or "t allocate memory" in text:
         return f"The memory is too small ({text[:120]}): try a smaller --imgsz, --batch or --tile."

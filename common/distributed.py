@@ -5,6 +5,7 @@ here answers as for a world of one process.
 """
 
 import os
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 
 import torch
@@ -15,16 +16,21 @@ from torch.nn.parallel import DistributedDataParallel
 
 
 def init(device: torch.device) -> torch.device:
-    """Join the processes of a `torchrun`, if there are any; returns this process's own device."""
+    """Join the processes of a `torchrun`, if there are any; returns the device.
+
+    Args:
+        device: this process's own, from `choose_device`.
+    """
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         return device
-    if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-        torch.cuda.set_device(device)
-    backend = "nccl" if device.type == "cuda" else "gloo"
     # torchrun ends all when one dies. Waiting for one that works must be possible for long: the
     # main process may download weights while the others wait.
-    dist.init_process_group(backend, timeout=timedelta(hours=1))
+    patience = timedelta(hours=1)
+    if device.type == "cuda":
+        device = torch.device("cuda", torch.cuda.current_device())
+        dist.init_process_group("nccl", timeout=patience, device_id=device)
+    else:
+        dist.init_process_group("gloo", timeout=patience)
     return device
 
 
@@ -62,6 +68,18 @@ def sum_over_processes(tensor: Tensor) -> Tensor:
     return tensor
 
 
+def sum_with_gradient(tensor: Tensor) -> Tensor:
+    """As `sum_over_processes`, for a loss that all processes share.
+
+    Each process's own part brings its gradient as many times as there are processes, so that the
+    mean which DistributedDataParallel takes is the gradient of the whole.
+    """
+    if world_size() == 1:
+        return tensor
+    total = sum_over_processes(tensor.detach().clone())
+    return total + world_size() * (tensor - tensor.detach())
+
+
 def gather(item: object) -> list:
     """Every process's item, in the order of ranks, on every process."""
     if world_size() == 1:
@@ -90,6 +108,19 @@ def wrap(model: nn.Module, device: torch.device) -> nn.Module:
         model = convert_sync_batchnorm(model)  # timm's knows norms that bring activations
         ids = [device.index]
     return DistributedDataParallel(model, device_ids=ids, find_unused_parameters=True)
+
+
+def no_sync(model: nn.Module, wanted: bool = True) -> AbstractContextManager:
+    """A context in which gradients stay with their process, where that is `wanted`."""
+    model = getattr(model, "_orig_mod", model)  # inside torch.compile
+    together = isinstance(model, DistributedDataParallel)
+    return model.no_sync() if together and wanted else nullcontext()
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The module inside torch.compile and DistributedDataParallel."""
+    model = getattr(model, "_orig_mod", model)
+    return model.module if isinstance(model, DistributedDataParallel) else model
 
 
 def broadcast_buffers(model: nn.Module) -> None:

@@ -2,23 +2,30 @@
 
 import copy
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from timm.utils import ModelEmaV3
+from tiny_world import together
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils.data import DataLoader, Subset
 
 import engine
+from common import distributed
 from common.errors import UserError
 from engine import NonFiniteWatch
 from metrics import ConfusionMatrix
-from training.losses import cross_entropy
+from training.losses import Loss
 from training.precision import Precision
+from training.state import TrainingState
 
-CPU = Precision(torch.device("cpu"))
+CPU, CROSS_ENTROPY = Precision(torch.device("cpu")), Loss("ce")
+WEIGHTS = torch.tensor([1.0, 3.0])
 
 
 @dataclass
@@ -58,7 +65,7 @@ def make_model(norm=False):
 def run(model, data, batch=2, lr=0.1, **options):
     optimizer = torch.optim.SGD(model.parameters(), lr=lr)
     loader = DataLoader(data, batch)
-    return engine.train(model, loader, cross_entropy, optimizer, CPU, 2, **options)
+    return engine.train(model, loader, CROSS_ENTROPY, optimizer, CPU, 2, **options)
 
 
 @pytest.mark.parametrize("pictures", [6, 5])  # 5: the last batch has but one
@@ -81,7 +88,7 @@ def test_an_incomplete_last_group_counts_as_much_as_a_whole_one():
         halves = range(first, last, 2)
         for i in halves:
             logits = literal(data.images[i : i + 2])
-            (cross_entropy(logits, data.targets[i : i + 2]) / len(halves)).backward()
+            (CROSS_ENTROPY(logits, data.targets[i : i + 2]) / len(halves)).backward()
         optimizer.step()
     run(ours, data, batch=2, accumulate=2)
     for a, b in zip(literal.parameters(), ours.parameters(), strict=True):
@@ -98,7 +105,7 @@ def test_clipping_bounds_the_norm_of_a_step():
 
 def test_figures_are_those_of_the_whole_epoch():
     model, data = make_model().eval(), Data()
-    figures = engine.validate(model, DataLoader(data, 4), cross_entropy, CPU, 2)
+    figures = engine.validate(model, DataLoader(data, 4), CROSS_ENTROPY, CPU, 2)
     with torch.no_grad():
         logits = model(data.images)
     matrix = ConfusionMatrix(2)
@@ -165,7 +172,7 @@ def test_fp16_that_finds_no_scale_ends_the_run():
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     loader = DataLoader(Data(20), 1)
     with pytest.raises(UserError, match="5 steps in a row"):
-        engine.train(model, loader, cross_entropy, optimizer, precision, 2, watch=watch)
+        engine.train(model, loader, CROSS_ENTROPY, optimizer, precision, 2, watch=watch)
 
 
 @pytest.mark.parametrize("bad", [0, 3])
@@ -188,26 +195,175 @@ def test_a_bad_step_leaves_no_trace_in_the_figures_of_the_others():
     assert figures == run(clean, data, batch=1, accumulate=2)
 
 
+# What is answered on the host: bincount asks for extremes, a choice by a mask for its length.
+ASKING = ("_local_scalar_dense", "nonzero", "masked_select", "bincount", "equal", "unique")
+
+
+class Waits(TorchDispatchMode):
+    """Counts how often a device would have to be waited for."""
+
+    def __init__(self, monkeypatch):
+        super().__init__()
+        self.count = 0
+        # One that is written on the host already, like a batch's indices, needs no waiting.
+        for name in ("item", "tolist", "__bool__", "__float__"):
+            monkeypatch.setattr(torch.Tensor, name, self.counting(getattr(torch.Tensor, name)))
+
+    def counting(self, ask):
+        def counted(tensor):
+            floating = tensor.is_floating_point() or tensor.dtype == torch.bool
+            self.count += floating
+            with _disable_current_modes():  # the same question would be counted twice
+                return ask(tensor)
+
+        return counted
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        masks = [t for t in (args[1] if name == "index" else ()) if t is not None]
+        chosen = any(mask.dtype in (torch.bool, torch.uint8) for mask in masks)
+        self.count += chosen or any(word in name for word in ASKING)
+        return func(*args, **kwargs or {})
+
+
 @pytest.mark.parametrize("accumulate", [1, 3])
-def test_a_step_waits_once_for_the_device_to_be_judged(monkeypatch, accumulate):
+@pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["alike", "weighted"])
+def test_a_step_waits_once_for_the_device_to_be_judged(monkeypatch, accumulate, weights):
     """A number of a floating-point tensor or a truth is on the host when it has been computed."""
-    waits = []
-    for name in ("item", "tolist", "__bool__", "__float__"):
-        ask = getattr(torch.Tensor, name)
-
-        def counted(tensor, ask=ask, name=name):
-            if tensor.is_floating_point() or tensor.dtype == torch.bool:
-                waits.append(name)
-            return ask(tensor)
-
-        monkeypatch.setattr(torch.Tensor, name, counted)
+    waits = Waits(monkeypatch)
+    criterion, model = Loss("ce+dice+focal", weights), make_model(norm=True)
+    ema = ModelEmaV3(model)
 
     def waits_of(pictures):
-        waits.clear()
-        run(make_model(norm=True), Data(pictures), batch=1, accumulate=accumulate, clip_grad=1.0)
-        return len(waits)
+        waits.count = 0
+        optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+        loop = (DataLoader(Data(pictures), 1), criterion, optimizer, CPU, 2)
+        with waits:
+            engine.train(model, *loop, accumulate=accumulate, clip_grad=1.0, ema=ema)
+        return waits.count
 
     assert waits_of(6) - waits_of(3) == 3 // accumulate  # the figures of an epoch left out
+
+
+def test_validation_waits_for_its_figures_alone(monkeypatch):
+    waits = Waits(monkeypatch)
+
+    def waits_of(pictures):
+        waits.count = 0
+        with waits:
+            engine.validate(make_model(), DataLoader(Data(pictures), 1), Loss("ce+dice"), CPU, 2)
+        return waits.count
+
+    assert waits_of(6) == waits_of(3) > 0
+
+
+# --- Several processes ---
+
+
+def dealt(data, rank, size, batch):
+    """The pictures of one process of several, as EpochBatches deals them."""
+    mine = range(rank, len(data), size)
+    batches = [mine[first : first + batch] for first in range(0, len(mine), batch)]
+    return DataLoader(data, batch_sampler=batches)
+
+
+def uneven(count):
+    """Pictures of which very different shares count, and of which some lack a class."""
+    data = Data(count)
+    for index, target in enumerate(data.targets):
+        target[: 1 + index % 7] = 255
+        if index % 3 == 0:
+            target[target == 1] = 0
+    return data
+
+
+def test_the_loss_of_a_split_depends_neither_on_batches_nor_on_processes(tmp_path):
+    model, data = make_model().eval(), uneven(7)
+    losses = [Loss(names, WEIGHTS) for names in ("ce", "dice", "focal")]
+
+    def measure(size, rank):
+        calls = [(loss, dealt(data, rank, size, batch)) for loss in losses for batch in (1, 3, 5)]
+        figures = [engine.validate(model, loader, loss, CPU, 2) for loss, loader in calls]
+        return torch.tensor([row["loss"] for row in figures]).view(3, 3)
+
+    found = [measure(1, 0)]
+    for size in (2, 3):
+        found += together(size, tmp_path / str(size), partial(measure, size))
+    with torch.no_grad():
+        expected = torch.stack([loss(model(data.images), data.targets) for loss in losses])
+    assert len(set(expected.tolist())) == 3
+    for table in found:
+        assert torch.allclose(table, expected[:, None].expand(3, 3), rtol=1e-6, atol=0)
+
+
+def five_steps(data, accumulate, size, rank):
+    """Weights and their average after five steps, with a stop after the third."""
+    precision, batch = Precision(torch.device("cpu")), 6 // size
+    saved = None
+    for first, last in ((0, 3), (3, 5)):
+        torch.manual_seed(first)
+        model = make_model()
+        optimizer = torch.optim.SGD(
+            [{"params": model.parameters(), "lr": 0.5, "base_lr": 0.5, "weight_decay": 0.1}],
+            momentum=0.9,
+        )
+        state = TrainingState(model, optimizer, precision, ModelEmaV3(model, decay=0.5))
+        if saved is not None:
+            state.restore(saved)
+        part = Subset(data, range(6 * accumulate * first, 6 * accumulate * last))
+        part.pairs = data.pairs
+        wrapped = distributed.wrap(model, precision.device)
+        loop = (dealt(part, rank, size, batch), Loss("ce+dice+focal", WEIGHTS))
+        options = {"accumulate": accumulate, "clip_grad": 0.5, "ema": state.ema}
+        figures = engine.train(wrapped, *loop, optimizer, precision, 2, **options)
+        state.history.append({"valid_miou": 0.0})
+        saved = copy.deepcopy(state.to_plain())
+    return {"loss": torch.tensor(figures["loss"]), **saved["live_model_state_dict"]} | {
+        f"ema.{name}": value for name, value in saved["ema"].items()
+    }
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_several_processes_train_as_one_with_as_many_times_the_batch(tmp_path, accumulate):
+    data = uneven(30 * accumulate)
+    alone = five_steps(data, accumulate, 1, 0)
+    start = make_model().state_dict()
+    assert not any(torch.allclose(alone[name], value, atol=1e-3) for name, value in start.items())
+    for size in (2, 3):
+        work = partial(five_steps, data, accumulate, size)
+        for state in together(size, tmp_path / str(size), work):
+            for name, value in alone.items():
+                assert torch.allclose(value, state[name], atol=1e-6), (size, name)
+
+
+def test_one_process_with_a_bad_picture_spoils_the_step_of_all_and_names_it(tmp_path, capfd):
+    data = Data(4, poison=[1])
+
+    def train(rank):
+        model = distributed.wrap(make_model(), CPU.device)
+        before = copy.deepcopy(model.module.state_dict())
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        engine.train(model, dealt(data, rank, 2, 2), CROSS_ENTROPY, optimizer, CPU, 2)
+        after = model.module.state_dict()
+        return {name: torch.equal(value, after[name]) for name, value in before.items()}
+
+    for same in together(2, tmp_path / "two", train):
+        assert all(same.values())
+    said = capfd.readouterr().out
+    assert "not finite on train_images/1.jpg, train_images/3.jpg:" in said
+    assert "not finite on the pictures of another process:" in said
+
+
+def test_gradients_wait_for_their_step_inside_torch_compile_too(tmp_path):
+    def train(_):
+        model, calls = DistributedDataParallel(make_model()), []
+        no_sync = model.no_sync
+        model.no_sync = lambda: calls.append(1) or no_sync()
+        compiled = torch.compile(model, backend="eager")
+        run(compiled, Data(6), batch=1, accumulate=3, ema=ModelEmaV3(make_model(), decay=0.5))
+        return len(calls)
+
+    assert together(1, tmp_path / "one", train) == [4]
 
 
 def test_the_moving_average_follows_the_weights():
@@ -225,7 +381,7 @@ def test_bf16_autocast_trains_close_to_fp32():
     results = []
     for model, precision in ((plain, CPU), (mixed, bf16)):
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        results.append(engine.train(model, loader, cross_entropy, optimizer, precision, 2)["loss"])
+        results.append(engine.train(model, loader, CROSS_ENTROPY, optimizer, precision, 2)["loss"])
     assert results[0] == pytest.approx(results[1], rel=0.02)
     assert results[0] != results[1]
     assert all(p.dtype == torch.float32 for p in mixed.parameters())

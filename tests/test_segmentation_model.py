@@ -28,7 +28,7 @@ import engine
 import segmentation_model
 from common.errors import UserError
 from segmentation_model import FasterViT, build_model
-from training.losses import cross_entropy
+from training.losses import Loss
 from training.precision import Precision
 
 # --- The whole model against the article's --------------------------------------------------------
@@ -133,7 +133,7 @@ def test_a_training_step_is_the_articles(size, batch, changes):
     dataset.pairs = [SimpleNamespace(image=index) for index in range(batch)]
     loader = DataLoader(dataset, batch_size=batch)
     precision = Precision(torch.device("cpu"))
-    figures = engine.train(model, loader, cross_entropy, optimizer, precision, 2)
+    figures = engine.train(model, loader, Loss("ce"), optimizer, precision, 2)
     assert figures["loss"] == pytest.approx(expected_loss, rel=1e-5)
     resting = {name: actual.pop(name) for name in actual.keys() - expected.keys()}
     assert not any(gradient.any() for gradient in resting.values())

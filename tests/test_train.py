@@ -22,6 +22,7 @@ import evaluate
 import inference_image
 import train
 from common.errors import UserError
+from common.files import without_nan
 from models import digests
 from models.checkpoint import read_checkpoint
 from segmentation_model import load_model
@@ -284,6 +285,18 @@ def test_an_average_is_validated_and_saved(monkeypatch, data, tmp_path):
     assert torch.equal(model[name], last["ema"][name])
 
 
+def test_the_closing_table_is_that_of_evaluation(monkeypatch, data, begun, tmp_path):
+    tables = []
+    for script in (train, evaluate):
+        monkeypatch.setattr(script, "format_table", lambda metrics: tables.append(metrics) or "")
+    go(monkeypatch, data, begun, "--epochs", "1", "--resume")
+    flags = ["--model", str(begun / "best_model_iou.pth"), "--data", str(data), "--device", "cpu"]
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", *flags, "--out-dir", str(tmp_path / "eval")])
+    evaluate.main()
+    closing, measured = (json.dumps(without_nan(metrics)) for metrics in tables)
+    assert closing == measured
+
+
 def test_patience_ends_a_run_that_no_longer_improves(monkeypatch, data, tmp_path, capsys):
     go(monkeypatch, data, tmp_path, "--epochs", "9", "--lr", "1e-12", "--patience", "2")
     assert "stopping early" in capsys.readouterr().out
@@ -303,6 +316,8 @@ def test_with_many_options_a_run_goes_on_as_if_left_alone(monkeypatch, data, tmp
     go(monkeypatch, data, tmp_path / "parts", "--epochs", "1", *options)
     go(monkeypatch, data, tmp_path / "parts", "--epochs", "2", "--resume")
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
+    kernel = weights_of(tmp_path / "whole")["patch_embed.conv_down.0.weight"]
+    assert kernel.is_contiguous(memory_format=torch.channels_last)
     whole, parts = (read_checkpoint(tmp_path / name / "last.pth") for name in ("whole", "parts"))
     for name, value in whole["ema"].items():
         assert torch.equal(value, parts["ema"][name]), name

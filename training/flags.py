@@ -53,7 +53,7 @@ NOT_NEGATIVE = {"type": cli.number(float, 0), "default": 0.0}
 def make_parser(doc: str = "") -> cli.Parser:
     """The parser of train.py, whose --help opens with `doc`."""
     parser = cli.Parser(doc)
-    cli.add_shared(parser, "--device")
+    cli.add_shared(parser, "--device", "--deterministic")
     parser.add_argument(
         "--recipe",
         choices=RECIPES,

@@ -14,7 +14,7 @@ class Precision:
     Args:
         dtype: of the matrix products under autocast, None for fp32 throughout.
         scaler: scales the loss so that fp16 gradients do not vanish; does nothing otherwise.
-        channels_last: memory order of the images.
+        channels_last: memory order of the images, and of the convolutions' weights.
     """
 
     device: torch.device
@@ -30,6 +30,11 @@ class Precision:
     def exact(self) -> torch.dtype:
         """What sums are kept in: Apple's GPUs have no 64-bit floats."""
         return torch.float32 if self.device.type == "mps" else torch.float64
+
+    @property
+    def order(self) -> torch.memory_format:
+        """The memory order of images and of the model that they go through."""
+        return torch.channels_last if self.channels_last else torch.contiguous_format
 
     @classmethod
     def choose(cls, name: str, device: torch.device, channels_last: bool = False) -> "Precision":
@@ -47,5 +52,4 @@ class Precision:
 
     def to_device(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) on the device, in its memory order."""
-        order = torch.channels_last if self.channels_last else torch.contiguous_format
-        return images.to(self.device, non_blocking=True, memory_format=order)
+        return images.to(self.device, non_blocking=True, memory_format=self.order)

@@ -139,11 +139,12 @@ def best_epoch(history: list[dict], figure: str) -> int:
 
 
 def random_states() -> list[dict]:
-    """The state of every generator of every process, as plain types."""
+    """The state of every generator that each process uses, as plain types."""
     kind, keys, *rest = np.random.get_state()
     own = {
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        # Of the GPU in use alone: another would be opened by the question.
+        "cuda": [torch.cuda.get_rng_state()] if torch.cuda.is_initialized() else [],
         "numpy": [kind, keys.tolist(), *rest],
     }
     return distributed.gather(own)
@@ -155,8 +156,7 @@ def restore_random_states(states: list[dict]) -> None:
         return  # another number of processes draws other numbers anyway
     own = states[distributed.rank()]
     torch.set_rng_state(own["torch"])
-    if torch.cuda.is_available():
-        for device, state in zip(range(torch.cuda.device_count()), own["cuda"], strict=False):
-            torch.cuda.set_rng_state(state, device)
+    if own["cuda"] and torch.cuda.is_initialized():
+        torch.cuda.set_rng_state(own["cuda"][0])
     kind, keys, *rest = own["numpy"]
     np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
