@@ -12,8 +12,8 @@ Cross-validation, whose five models together are one that knows how far to trust
 Go on where a run was stopped, with all its flags:
     python train.py --out-dir outputs --resume
 
-Several GPUs of one machine:
-    torchrun --nproc_per_node=4 train.py --imgsz 512 512 --batch 8
+Several GPUs of one machine, and again by itself when a process is lost:
+    torchrun --nproc_per_node=4 --max-restarts=3 train.py --batch 8 --resume auto
 """
 
 import argparse
@@ -53,6 +53,7 @@ from models.variants import normalisation
 from reporting.report import write_report
 from segmentation_model import build_model
 from training.flags import (
+    AUTO,
     class_weights,
     fold_args,
     parse_args,
@@ -92,9 +93,9 @@ def train_folds(args: argparse.Namespace, device: torch.device) -> int:
     folders = {
         number: RunFolder(fold_folder(args.out_dir, number), args.out_dir) for number in numbers
     }
-    if distributed.is_main() and args.resume is None and not args.overwrite:
+    if distributed.is_main() and args.resume in (None, AUTO) and not args.overwrite:
         for folder in folders.values():
-            folder.refuse_if_used()
+            folder.refuse_if_used(begun_again=args.resume == AUTO)
     source, pairs = open_pairs(args)
     everything = everything_of(pairs)
     settle_recipe(args, everything)
@@ -134,8 +135,8 @@ def train_in(
         with folder.lock():
             goes_on = distributed.is_main() and folder.holds(resumed_checkpoint(args))
             if distributed.is_main() and not args.overwrite and not goes_on:
-                folder.refuse_if_used()
-            folder.check_shared()
+                folder.refuse_if_used(begun_again=args.resume == AUTO)
+            folder.check_shared(0 if saved is None else saved.get("epoch"))
             if opened is None:
                 source, pairs = open_pairs(args)
                 opened = source, divide(args, source, pairs)

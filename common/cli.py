@@ -191,6 +191,8 @@ def _sentence(error: Exception) -> str:
         what = f"{error.filename}: " * bool(error.filename) + str(error.strerror or error)
         return f"{what}. Nothing was half-written; put this right and retry."
     text = " ".join(str(error).split())[:300]
+    if type(error).__name__.startswith("Dist") or "gloo/transport" in text:
+        return "Another process of this run has ended, and without it this one cannot go on."
     if "deterministic" in text and "implementation" in text:
         return f"--deterministic cannot be kept: {text[:120]}. Leave it out."
     full = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"

@@ -1,8 +1,10 @@
 """One epoch: accumulation, clipping, averages, and losses that are not finite."""
 
 import copy
+import os
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torch.utils.data import DataLoader, Subset
 
 import engine
-from common import distributed
+from common import cli, distributed
 from common.errors import UserError
 from engine import NonFiniteWatch
 from metrics import ConfusionMatrix
@@ -173,6 +175,33 @@ def test_fp16_that_finds_no_scale_ends_the_run():
     loader = DataLoader(Data(20), 1)
     with pytest.raises(UserError, match="5 steps in a row"):
         engine.train(model, loader, CROSS_ENTROPY, optimizer, precision, 2, watch=watch)
+
+
+def test_fp16_finds_its_scale_after_an_overflow_and_again_after_the_next(capsys):
+    model, scales = make_model(), []
+    before = copy.deepcopy(model.state_dict())
+    precision = Precision(torch.device("cpu"), torch.float16)
+    precision.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**30, growth_interval=2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    loop = (DataLoader(Data(40), 1), CROSS_ENTROPY, optimizer, precision, 2)
+    seen = {"set_lr": lambda _: scales.append(precision.scaler.get_scale())}
+    figures = engine.train(model, *loop, ema=ModelEmaV3(model), **seen)
+    turns = [a < b for a, b in pairwise(scales) if a != b]  # whether it rose
+    assert turns[:5] == [False] * 5
+    first = turns.index(True)
+    assert False in turns[first:]
+    assert "not finite" not in capsys.readouterr().out  # a search is no fault of a picture
+    assert figures["loss"] == figures["loss"]
+    for name, value in model.state_dict().items():
+        assert torch.isfinite(value).all()
+        assert not torch.equal(value, before[name])
+    # A run that goes on need not search again.
+    state = TrainingState(model, optimizer, precision)
+    saved = state.to_plain() | {"history": [{"valid_miou": 0.0}]}
+    optimizer.param_groups[0] |= {"base_lr": 0.1}
+    again = Precision(torch.device("cpu"), torch.float16)
+    TrainingState(model, optimizer, again).restore(saved)
+    assert again.scaler.get_scale() == precision.scaler.get_scale() != 2.0**16
 
 
 @pytest.mark.parametrize("bad", [0, 3])
@@ -352,6 +381,19 @@ def test_one_process_with_a_bad_picture_spoils_the_step_of_all_and_names_it(tmp_
     said = capfd.readouterr().out
     assert "not finite on train_images/1.jpg, train_images/3.jpg:" in said
     assert "not finite on the pictures of another process:" in said
+
+
+def test_a_process_that_is_left_alone_says_so_in_a_sentence(tmp_path):
+    def meet(rank):
+        if rank == 1:
+            os._exit(0)
+        try:
+            distributed.sum_over_processes(torch.zeros(1))
+        except Exception as error:
+            return cli.explain(error)
+
+    said, _ = together(2, tmp_path / "two", meet)
+    assert said == "Another process of this run has ended, and without it this one cannot go on."
 
 
 def test_gradients_wait_for_their_step_inside_torch_compile_too(tmp_path):

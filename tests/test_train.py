@@ -17,6 +17,8 @@ import torch
 from processes import PATIENCE, Script, free_port, together
 from run_tiny import ROOT, add_tiny
 from tiny_data import write_data, write_pairs
+from tiny_world import apart
+from tiny_world import together as in_a_group
 
 import evaluate
 import inference_image
@@ -27,7 +29,7 @@ from models import digests
 from models.checkpoint import read_checkpoint
 from segmentation_model import load_model
 from training.flags import RECIPES, make_parser, parse_args
-from training.run_folder import BEST, PRODUCTS
+from training.run_folder import BEST, PRODUCTS, RunFolder
 
 BASE = shlex.split(
     "--model tiny --head pyramid --weights none --imgsz 64 32 --batch 2 --workers 0 --device cpu "
@@ -253,6 +255,84 @@ def test_a_link_to_the_checkpoint_does_not_cost_the_run(monkeypatch, data, begun
     assert read_checkpoint(begun / "last.pth")["epoch"] == 2
 
 
+def test_resume_auto_ends_as_a_run_left_alone_however_often_it_was_stopped(
+    monkeypatch, data, reference, tmp_path, capsys
+):
+    auto, save = ["--epochs", "3", "--resume", "auto"], train.save_checkpoint
+
+    def stopped_in(last):
+        """Stop where all of an epoch is written but the checkpoint to go on from."""
+
+        def save_or_stop(path, *rest, **record):
+            if record["epoch"] == last:
+                raise KeyboardInterrupt
+            save(path, *rest, **record)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(train, "save_checkpoint", save_or_stop)
+            assert go(patch, data, tmp_path, *auto) == 130
+        assert "Start the same command again" in capsys.readouterr().err
+
+    stopped_in(1)
+    assert (tmp_path / "model.pth").is_file()
+    stopped_in(2)  # it began anew
+    assert go(monkeypatch, data, tmp_path, *auto) == 0
+    assert "Going on after epoch 1" in capsys.readouterr().out
+    assert_same_run(reference, tmp_path)
+    go(monkeypatch, data, tmp_path, *auto)  # nothing is left to do
+    assert_same_run(reference, tmp_path)
+
+
+@pytest.mark.parametrize("kept", [["best_model_iou.pth"], ["history.csv"], ["report.html"]])
+def test_resume_auto_replaces_no_run(monkeypatch, data, reference, tmp_path, kept):
+    for name in kept:
+        shutil.copyfile(reference / name, tmp_path / name)
+    if "best_model_iou.pth" in kept:
+        torch.save(read_checkpoint(tmp_path / kept[0]) | {"epoch": 2}, tmp_path / kept[0])
+    before = (tmp_path / kept[0]).read_bytes()
+    with pytest.raises(UserError, match="already holds a run"):
+        go(monkeypatch, data, tmp_path, "--epochs", "1", "--resume", "auto")
+    assert (tmp_path / kept[0]).read_bytes() == before
+
+
+def test_a_recipe_chooses_windows_for_a_run_that_begins_by_itself(monkeypatch, data, tmp_path):
+    flags = ["--recipe", "scratch", "--resume", "auto"]
+    go(monkeypatch, data, tmp_path, *flags, "--epochs", "1")
+    assert read_checkpoint(tmp_path / "last.pth")["train_args"]["window"] == 5
+
+
+def test_processes_that_find_different_checkpoints_do_not_train(tmp_path):
+    def check(rank):
+        folder = RunFolder(tmp_path / "out")
+        refused = pytest.raises(UserError, match=r"epochs 0, 1.*same command again")
+        with folder.lock(), refused:
+            folder.check_shared(rank)
+
+    in_a_group(2, tmp_path / "two", check)
+
+
+def test_two_trainings_in_neighbouring_folders_do_not_disturb_each_other(data, reference, tmp_path):
+    def run(rank):
+        with pytest.MonkeyPatch.context() as patch:
+            assert go(patch, data, tmp_path / f"run{rank}", "--epochs", "3") == 0
+
+    apart(2, tmp_path / "both", run)
+    for rank in range(2):
+        assert_same_run(reference, tmp_path / f"run{rank}")
+
+
+@pytest.mark.soak  # a minute of compiling
+def test_a_compiled_model_trains_as_one_that_is_not(monkeypatch, data, one_epoch, tmp_path):
+    go(monkeypatch, data, tmp_path, "--epochs", "1", "--compile", "--accumulate", "1")
+    ours, plain = (
+        [float(value) for value in (path / "history.csv").read_text().splitlines()[1].split(",")]
+        for path in (tmp_path, one_epoch)
+    )
+    assert ours == pytest.approx(plain, rel=1e-3)
+    for name, value in weights_of(one_epoch).items():
+        assert torch.allclose(weights_of(tmp_path)[name].float(), value.float(), atol=0.05), name
+
+
 def test_weights_alone_cannot_be_resumed(monkeypatch, data, reference, tmp_path):
     with pytest.raises(UserError, match="weights only"):
         go(monkeypatch, data, tmp_path, "--resume", str(reference / "model.pth"))
@@ -475,18 +555,82 @@ def test_machines_without_a_shared_folder_are_told_so_before_they_train(data, tm
     assert not list(tmp_path.rglob("*.pth"))
 
 
-def test_a_process_that_dies_ends_the_others_with_its_error(data, tmp_path):
-    """By `torchrun` itself: it is what ends the others."""
-    before = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    flags = [*BASE, "--data", str(data), "--out-dir", str(tmp_path), "--epochs", "5000"]
-    done = subprocess.run(  # all epochs would take an hour
-        [*before, str(ROOT / "tests/run_tiny.py"), "train.py", *flags],
-        env=os.environ | {"DYING_RANK": "1"},
+def test_a_run_whose_processes_are_killed_ends_as_one_left_alone(data, tmp_path):
+    """Twice, each time in the middle of an epoch, by the same command as `torchrun` would."""
+
+    def run(name, killed):
+        places = ["--data", str(data), "--out-dir", str(tmp_path / name)]
+        flags = [*BASE, *places, "--epochs", "3", "--batch", "1", "--resume", "auto"]
+        for restart in range(10):
+            how = {"KILLED_IN": killed, "TORCHELASTIC_RESTART_COUNT": str(restart)}
+            ended = [process.finish() for process in together(3, "train.py", *flags, **how)]
+            if not any(code for code, _ in ended):
+                return restart
+            assert ended[1][0] == -signal.SIGKILL
+            for code, errors in (ended[0], ended[2]):
+                assert code == 2
+                assert "without it this one cannot go on" in errors
+
+    assert run("alone", "") == 0
+    assert run("killed", "2 3") == 2
+    assert_same_run(tmp_path / "alone", tmp_path / "killed")
+
+
+def torchrun(data, out_dir, *flags, workers, restarts=0, **environment):
+    """By `torchrun` itself: it is what ends the others, and what starts all again."""
+    how = ["--standalone", f"--nproc_per_node={workers}", f"--max-restarts={restarts}"]
+    script = [str(ROOT / "tests/run_tiny.py"), "train.py", *BASE]
+    places = ["--data", str(data), "--out-dir", str(out_dir)]
+    return subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", *how, *script, *places, *flags],
+        env=os.environ | environment,
         cwd=ROOT,
         timeout=PATIENCE,
         capture_output=True,
         text=True,
     )
+
+
+def test_a_process_that_dies_ends_the_others_with_its_error(data, tmp_path):
+    # All epochs would take an hour.
+    done = torchrun(data, tmp_path, "--epochs", "5000", workers=2, DYING_RANK="1")
     assert done.returncode != 0
     assert "process 1 was meant to fail" in done.stderr
     assert read_checkpoint(tmp_path / "last.pth")["epoch"] == 1
+
+
+@pytest.mark.soak  # a minute of two cores: three processes start four times
+def test_torchrun_starts_a_run_again_that_goes_on_by_itself(data, tmp_path):
+    flags = ["--epochs", "4", "--batch", "1", "--resume", "auto"]
+    for name, killed in (("alone", ""), ("killed", "2 3")):
+        how = {"workers": 3, "restarts": 3, "KILLED_IN": killed}
+        done = torchrun(data, tmp_path / name, *flags, **how)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert done.stdout.count("Going on after epoch") == len(killed.split())
+    assert_same_run(tmp_path / "alone", tmp_path / "killed")
+
+
+SBATCH = ROOT / "tools/slurm.sbatch"
+
+
+def test_the_example_for_slurm_starts_a_run_that_goes_on(tmp_path):
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    (tmp_path / ".venv/bin/activate").touch()
+    for name, line in (("scontrol", "echo node1; echo node2"), ("srun", 'echo "$@"')):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / name).chmod(0o755)
+    job = {"JOB_ID": "7", "JOB_NODELIST": "node[1-2]", "NNODES": "2", "GPUS_ON_NODE": "4"}
+    where = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["bash", SBATCH, "--epochs", "9", "--out-dir", "a b"],
+        env=where | {f"SLURM_{name}": value for name, value in job.items()},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "--nnodes=2 --nproc_per_node=4 --max-restarts=3" in done.stdout
+    assert "--rdzv_endpoint=node1:29500" in done.stdout
+    flags = done.stdout.split("train.py ")[1].strip()
+    assert flags == "--workers 8 --epochs 9 --out-dir a b --resume auto"
+    parse_args(["--workers", "8", "--epochs", "9", "--out-dir", str(tmp_path), "--resume", "auto"])

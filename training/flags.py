@@ -41,6 +41,7 @@ RECIPES = {
 }
 # Pixels of the network's input where the recipe leaves its size to the photographs' proportions.
 RECIPE_PIXELS = 320 * 160
+AUTO = "auto"  # of --resume: go on if there is something to go on from
 # Flags of one call, not of the run: a resumed run takes all others from its checkpoint.
 CALL_FLAGS = ("resume", "overwrite", "out_dir", "debug", "device", "workers")
 CALL_FLAGS += ("fold", "folds_file", "split_file")
@@ -152,8 +153,9 @@ def add_run_flags(group) -> None:
     group.add_argument("--seed", type=seeds, default=42, help="of everything")
     cli.add_shared(group, "--out-dir", default=DEFAULT_OUT_DIR)
     cli.add_shared(group, "--overwrite", help="replace the run in --out-dir")
-    what = "go on from OUT_DIR/last.pth, or from another last.pth"
-    group.add_argument("--resume", nargs="?", const="", metavar="CHECKPOINT", help=what)
+    what = "go on from OUT_DIR/last.pth, or from another last.pth; auto: where there is one, and "
+    what += "begin otherwise"
+    group.add_argument("--resume", nargs="?", const="", metavar="CHECKPOINT|auto", help=what)
     what = "stop after N epochs without a better validation mIoU"
     group.add_argument("--patience", **COUNT, help=what)
     what = "stop after N steps in a row whose loss is not finite"
@@ -218,6 +220,10 @@ def apply_recipe(parser: cli.Parser, argv: list[str]) -> cli.Parser:
 def parse_args(argv: list[str], doc: str = "") -> tuple[argparse.Namespace, dict | None]:
     """Flags, and the checkpoint that the run goes on from, whose flags hold unless given anew."""
     args = apply_recipe(make_parser(doc), argv).parse_args(argv)
+    if args.resume == AUTO:
+        args.resume = ""
+        if not resumed_checkpoint(args).is_file():
+            args.resume = AUTO  # which is to begin, from here on
     path = resumed_checkpoint(args)
     if path is None:
         args.head = args.head or ("pyramid" if is_timm(args.model) else "article")
@@ -233,7 +239,9 @@ def parse_args(argv: list[str], doc: str = "") -> tuple[argparse.Namespace, dict
         )
     # As if typed again, in front of what was typed now: a stranger's numbers pass the same checks.
     # Without the recipe's defaults: what it sets today, a run of yesterday may not have had.
+    resume = args.resume
     args = make_parser(doc).parse_args([*as_flags(content.get("train_args")), *argv])
+    args.resume = resume
     return check_folds(args), content
 
 
@@ -258,7 +266,7 @@ def check_folds(args: argparse.Namespace) -> argparse.Namespace:
         )
     if args.folds and args.resume is not None:
         parent = args.out_dir.parent
-        if args.resume or (parent / FOLDS_FILE).is_file():
+        if args.resume not in ("", AUTO) or (parent / FOLDS_FILE).is_file():
             where = parent if (parent / FOLDS_FILE).is_file() else args.out_dir
             raise UserError(
                 "One of several folds goes on from their common folder: give --out-dir "
@@ -277,11 +285,11 @@ def fold_args(args: argparse.Namespace, number: int) -> argparse.Namespace:
 
 
 def resumed_checkpoint(args: argparse.Namespace) -> Path | None:
-    """The file that the run goes on from; None for a new run.
+    """The file that the run goes on from; None for a new run, as AUTO's is once parsed.
 
     Of a folder of folds it is the first fold's that has one: its flags are those of all.
     """
-    if args.resume is None:
+    if args.resume in (None, AUTO):
         return None
     own = Path(args.resume) if args.resume else args.out_dir / "last.pth"
     return own if args.resume or own.is_file() else next(checkpoints_of_folds(args.out_dir), own)
@@ -321,7 +329,8 @@ def settle_recipe(args: argparse.Namespace, train_pairs: list[Pair]) -> None:
         args.imgsz = input_size([pair.image for pair in train_pairs], RECIPE_PIXELS)
         height, width = args.imgsz
         distributed.say(f"The network's input is {width}x{height}, as the photographs' shape is")
-    new = args.resume is None and args.window is None and args.weights == "none"
+    begins = resumed_checkpoint(args) is None
+    new = begins and args.window is None and args.weights == "none"
     if args.recipe and new and args.model in VARIANTS:
         args.window = window_without_padding(args.imgsz)
         windows = f"{args.window}x{args.window}"

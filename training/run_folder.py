@@ -72,20 +72,29 @@ class RunFolder:
         with lock_folder(self.path, distributed.is_main()) as self._token:
             yield
 
-    def check_shared(self) -> None:
-        """See that all processes find the folder that the main one holds.
+    def check_shared(self, epochs_done: object) -> None:
+        """See that all processes find the folder that the main one holds, and the same run in it.
+
+        Args:
+            epochs_done: how many epochs the checkpoint has had that this process goes on from.
 
         Raises:
-            UserError: another machine has a folder of its own there.
+            UserError: another machine has a folder of its own there, or an older view of it.
         """
         distributed.barrier()
         lock, token = self.path / ".lock", self._token
         if not distributed.is_main():
             token = lock.read_text(encoding="utf-8") if lock.is_file() else ""
-        if len(set(distributed.gather(token))) > 1:
+        tokens, epochs = zip(*distributed.gather((token, str(epochs_done))), strict=True)
+        if len(set(tokens)) > 1:
             raise UserError(
                 f"{self.path} is not the same folder for all processes; machines that share a run "
                 "need an --out-dir on a disk that they share."
+            )
+        if len(set(epochs)) > 1:
+            raise UserError(
+                f"The processes found different checkpoints to go on from (epochs "
+                f"{', '.join(epochs)}): the shared disk lags. Start the same command again."
             )
 
     def is_used(self) -> bool:
@@ -99,18 +108,32 @@ class RunFolder:
             return False
         return len(history.read_bytes().splitlines()) > epochs
 
-    def refuse_if_used(self) -> None:
+    def refuse_if_used(self, begun_again: bool = False) -> None:
         """Never replace a run unasked.
+
+        Args:
+            begun_again: what is left of a run that was killed in its first epoch is no run.
 
         Raises:
             UserError: the folder holds one.
         """
+        if begun_again and self._holds_only_a_beginning():
+            return
         if self.is_used():
             resume = "pass --resume to go on, " if self.last.is_file() else "pass "
             raise UserError(
                 f"{self.path}/ already holds a run ({self.describe()}): {resume}"
                 "--overwrite to replace it, or another --out-dir."
             )
+
+    def _holds_only_a_beginning(self) -> bool:
+        """Whether all that lies here was written for a first epoch that was not finished."""
+        history = self.path / "history.csv"
+        longer = history.is_file() and history.read_bytes().count(b"\n") > 2
+        if longer or self.last.exists() or self.report.exists():
+            return False
+        made = [path for path in (*self.best.values(), self.path / "model.pth") if path.exists()]
+        return all(_epoch_of(path) == 1 for path in made)
 
     def describe(self) -> str:
         """What the folder's run reached, for a message."""
@@ -131,6 +154,8 @@ class RunFolder:
         Args:
             resumed: what --resume named, if it did.
         """
+        if resumed == "auto":
+            return "Start the same command again: it goes on after the last finished epoch."
         out_dir = shlex.quote(str(self.out_dir))
         safe = self.last if self.last.is_file() else next(checkpoints_of_folds(self.out_dir), None)
         if safe is not None:
@@ -241,11 +266,17 @@ def _of_later(path: Path, epochs_done: int) -> bool:
     if not path.is_file():
         return False
     try:
-        epoch = read_checkpoint(path).get("epoch")
+        epoch = _epoch_of(path)
     except UserError as error:
         print(f"{error} The best of the epochs to come takes its place.")
         return True
-    return not isinstance(epoch, int) or epoch > epochs_done
+    return epoch is None or epoch > epochs_done
+
+
+def _epoch_of(path: Path) -> int | None:
+    """The epoch that a checkpoint is of, where it says so."""
+    epoch = read_checkpoint(path).get("epoch")
+    return epoch if isinstance(epoch, int) else None
 
 
 def write_history(folder: Path, history: list[dict], names: tuple[str, ...]) -> None:
