@@ -8,9 +8,11 @@ Order and augmentation depend on (seed, epoch, index) alone, never on the number
 a run can be repeated, and resumed in its middle.
 """
 
+import multiprocessing
 import os
 import random
 import signal
+import threading
 
 # albumentations would ask the network for its newest version when it is imported.
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
@@ -350,11 +352,19 @@ def _start_worker(_: int) -> None:
     """A worker is one of several: it keeps to one thread, and leaves signals to the main process.
 
     Schedulers send SIGTERM to all processes at once: a worker that it killed would look like a
-    fault to the main process, which is about to end the run in good order.
+    fault to the main process, which is about to end the run in good order. When that is killed
+    without a word, as a run that starts again by itself may be, its workers go with it.
     """
     cv2.setNumThreads(0)
+    threading.Thread(target=_end_with_the_main_process, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+
+
+def _end_with_the_main_process() -> None:
+    """Torch looks at the parent's number alone, which stays the same where a server forks."""
+    multiprocessing.parent_process().join()
+    os._exit(0)
 
 
 def make_loader(

@@ -15,6 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import psutil
 from run_tiny import ROOT, run_script
 
 PATIENCE = 600  # seconds: what takes ten alone may take ten times that on a busy machine
@@ -53,6 +54,15 @@ class Script:
         end = time.time() + PATIENCE
         while time.time() < end and self._process.is_alive() and not path.exists():
             time.sleep(0.01)
+
+    def family(self) -> list[psutil.Process]:
+        """It and its workers, whoever forked them: all that print where it prints."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if str(self._folder / "out") in [file.path for file in process.open_files()]:
+                    found.append(process)
+        return found
 
     def send(self, number: int, to_all: bool = False) -> None:
         """Send a signal, `to_all` its children too, as a scheduler does."""

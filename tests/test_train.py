@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 import torch
 from processes import PATIENCE, Script, free_port, together
@@ -477,8 +478,12 @@ def test_a_run_that_is_killed_at_random_loses_nothing(data, reference, tmp_path,
     process = start(data, out_dir, "--epochs", "3", "--workers", workers)
     process.wait_for(out_dir / ("last.pth" if workers == "0" else "model.pth"))
     time.sleep(rng.uniform(0, 0.5))
+    family = process.family()
     process.send(signal.SIGKILL)
     process.finish()
+    assert len(family) >= (5 if workers == "2" else 1)  # two for training, two for validation
+    _, left = psutil.wait_procs(family, timeout=PATIENCE)
+    assert not left
     for path in out_dir.glob("[!.]*.pth"):
         read_checkpoint(path)  # every finished checkpoint loads
     how = ["--resume"] if (out_dir / "last.pth").exists() else ["--overwrite"]

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 BANDS = 16  # pieces that a batch's pixels are taken in
-SMALL = 2**18  # scores that are always taken together
+SMALL = 2**20  # scores that are always taken together
 
 
 class CrossEntropy:
