@@ -1,5 +1,7 @@
 """The class table of a data set: labelmap.txt, as CVAT writes it, to names and colours and back."""
 
+import json
+import os
 from pathlib import Path
 
 import config
@@ -12,10 +14,18 @@ IGNORED_NAMES = {"void", "ignore", "ignored", "unlabel", "unlabeled", "unlabelle
 # For classes that would be black in overlays.
 SPARE_COLORS = [(255, 40, 90), (0, 160, 255), (255, 200, 0), (150, 80, 255), (0, 200, 120)]
 MAX_CLASSES = 254
+DATUMARO_TABLE = "dataset_meta.json"
+
+
+def has_class_table(root: Path) -> bool:
+    """Whether a folder brings a class table of its own."""
+    return any(os.path.lexists(Path(root) / name) for name in ("labelmap.txt", DATUMARO_TABLE))
 
 
 def read_class_table(root: Path) -> ClassTable:
     """The classes of `labelmap.txt` (lines `name:r,g,b::`), or else those of `config.py`.
+
+    Without a labelmap.txt, the dataset_meta.json that Datumaro writes is read.
 
     A line called void, ignore or unlabelled is no class: its pixels count nowhere.
 
@@ -24,21 +34,31 @@ def read_class_table(root: Path) -> ClassTable:
             classes or more than 254.
     """
     path = Path(root) / "labelmap.txt"
-    if not path.exists() and not path.is_symlink():
+    other = Path(root) / DATUMARO_TABLE
+    if not os.path.lexists(path) and os.path.lexists(other):
+        return _read_datumaro(other)
+    if not os.path.lexists(path):
         tables = config.ALL_CLASSES, config.LABEL_COLORS_LIST, config.VIS_LABEL_MAP
         if len({len(table) for table in tables}) > 1:
             raise UserError("config.py: the three tables of classes differ in length.")
         return ClassTable.default()
+    rows = [
+        (*_parse_line(text, f"{printable(path)} line {number}"), False)
+        for number, text in enumerate(read_text(path).splitlines(), start=1)
+        if text.strip() and not text.lstrip().startswith("#")
+    ]
+    return _table(rows, path)
+
+
+def _table(rows: list[tuple[str, RGB, bool]], path: Path) -> ClassTable:
+    """The table of lines (name, colour, whether it is a class whatever its name says)."""
     names, colors, ignored = [], [], []
-    for number, text in enumerate(read_text(path).splitlines(), start=1):
-        if not text.strip() or text.lstrip().startswith("#"):
-            continue
-        name, color = _parse_line(text, f"{printable(path)} line {number}")
+    for name, color, kept in rows:
         if name in names:
             raise UserError(f"{printable(path)} has the name {name!r} twice; rename one.")
         if color in colors or color in [other for _, other in ignored]:
             raise UserError(f"{printable(path)} has the colour {color} twice; change one.")
-        if name.casefold() in IGNORED_NAMES:
+        if name.casefold() in IGNORED_NAMES and not kept:
             ignored.append((len(names) + len(ignored), color))
         else:
             names.append(name)
@@ -50,7 +70,28 @@ def read_class_table(root: Path) -> ClassTable:
             f"{printable(path)} names {len(names)} classes; 2 to {MAX_CLASSES} are needed, the "
             "background included."
         )
-    return ClassTable(tuple(names), tuple(colors), _visible(colors), tuple(ignored))
+    return ClassTable(tuple(names), tuple(colors), visible_colors(colors), tuple(ignored))
+
+
+def _read_datumaro(path: Path) -> ClassTable:
+    """The classes of Datumaro's dataset_meta.json: names by number, and a colour for each."""
+    try:
+        content = json.loads(read_text(path))
+        labels = sorted((int(number), str(name)) for number, name in content["label_map"].items())
+        lines = [
+            f"{name}:{','.join(map(str, content['segmentation_colors'][number]))}"
+            for number, name in labels
+        ]
+        background = int(content.get("background_label") or 0)
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
+        raise UserError(
+            f"{printable(path)} is no class table of Datumaro; remove it or write labelmap.txt."
+        ) from error
+    rows = [
+        (*_parse_line(line, printable(path)), number == background)
+        for (number, _), line in zip(labels, lines, strict=True)
+    ]
+    return _table(rows, path)
 
 
 def _parse_line(text: str, where: str) -> tuple[str, RGB]:
@@ -71,7 +112,7 @@ def _parse_line(text: str, where: str) -> tuple[str, RGB]:
     return name, color
 
 
-def _visible(colors: list[RGB]) -> tuple[RGB, ...]:
+def visible_colors(colors: list[RGB]) -> tuple[RGB, ...]:
     """Colours for overlays: the table's own at full brightness; only the first may be black.
 
     Tables are made to be told apart by programs: (128, 0, 0) on a dark leaf is hard to see.

@@ -122,11 +122,18 @@ class MaskReader:
                 f"{printable(root)} holds no masks; it needs train_images, train_masks, "
                 "valid_images and valid_masks, or a CVAT export."
             )
+        return cls.for_masks(classes, masks, split_remark(root))
+
+    @classmethod
+    def for_masks(
+        cls, classes: ClassTable, masks: list[Path], remarks: tuple[str, ...] = ()
+    ) -> "MaskReader":
+        """Decide how some mask pictures are read; raises as `for_data`."""
         taken = map_files(take_census, masks, "Reading masks")
         found = [census for census in taken if isinstance(census, Census)]
         if not found:
             raise next(error for error in taken if isinstance(error, UserError))
-        return cls.decide(classes, found, split_remark(root))
+        return cls.decide(classes, found, remarks)
 
     @classmethod
     def decide(cls, classes: ClassTable, found: list[Census], remarks: tuple = ()) -> "MaskReader":

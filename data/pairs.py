@@ -256,11 +256,10 @@ def data_fingerprint(root: Path, splits: Iterable[list[Pair]]) -> str:
     for number, pairs in enumerate(splits):
         for pair in pairs:
             for path in (pair.image, pair.mask):
-                digest.update(
-                    f"{number} {path.relative_to(root)} {path.stat().st_size}\n".encode(
-                        "utf-8", "surrogateescape"
-                    )
-                )
+                # What lies elsewhere, in the cache, is named after what it holds.
+                name = path.relative_to(root) if path.is_relative_to(root) else path.name
+                line = f"{number} {name} {path.stat().st_size}\n"
+                digest.update(line.encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 

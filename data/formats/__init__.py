@@ -1,0 +1,1 @@
+"""Annotation formats: one module for each turns a folder into pictures and their shapes."""
