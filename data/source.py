@@ -172,6 +172,8 @@ def _of_layout(
     pools = {"train": training, "valid": training if divided else {"valid"}}
     pools["test"] = own & {"test"}
     wanted = [split for split, pool in pools.items() if pool] if splits is None else splits
+    if skip_bad is False and not all(pools[split] for split in wanted):
+        layout.refuse_problems(skip_bad)  # which may be why
     for split in wanted:
         if not pools[split]:
             names = " and ".join(sorted(name for name in own if name)) or "none"

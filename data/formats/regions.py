@@ -219,7 +219,8 @@ class Bitmap:
         return float(self._pixels().sum())
 
     def digest(self) -> bytes:
-        return hashlib.blake2b(repr(self.corner).encode() + self.png, digest_size=16).digest()
+        head = repr((self.size, self.corner)).encode()
+        return hashlib.blake2b(head + self.png, digest_size=16).digest()
 
     def beyond(self, size: Size) -> bool:
         return _window_beyond(self.corner, self.size, size)

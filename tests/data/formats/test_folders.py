@@ -1,0 +1,86 @@
+"""Photographs and masks under other names than this program's."""
+
+import numpy as np
+import pytest
+from tiny_annotations import all_pairs, open_all, write_photo
+
+from common.errors import UserError
+from data.checks import check_pairs
+from data.images import write_mask
+from data.source import open_source
+
+SIZE = (20, 30)
+
+
+def write(root, *pairs, size=SIZE):
+    """Photographs with masks, each a pair of paths."""
+    for number, (photo, mask) in enumerate(pairs, start=1):
+        write_photo(root / photo, SIZE, seed=number)
+        labels = np.zeros(size, np.uint8)
+        labels[:number] = 1
+        write_mask(root / mask, labels, ((0, 0, 0), (128, 0, 0)))
+    return root
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        (("images/a.jpg", "masks/a.png"), ("images/b.jpg", "masks/b.png")),
+        (("set/images/a.jpg", "set/targets/a.png"), ("set/images/b.jpg", "set/targets/b.png")),
+        (("images/a.jpg", "labels/a_mask.png"), ("images/b.jpg", "labels/b_mask.png")),
+        (("a.jpg", "a_mask.png"), ("b.jpg", "b_mask.png")),
+        (("images/x/a.jpg", "masks/a.png"), ("images/y/b.jpg", "masks/b.png")),
+        (("images/image_1.jpg", "masks/gt_1.png"), ("images/image_2.jpg", "masks/gt_2.png")),
+        (("segmentation/images/a.jpg", "segmentation/masks/a.png"),
+         ("segmentation/images/b.jpg", "segmentation/masks/b.png")),
+        (("x/images/a.jpg", "x/masks/a.png"), ("y/images/a.jpg", "y/masks/a.png")),
+    ],
+)  # fmt: skip
+def test_photographs_find_their_masks(tmp_path, pairs):
+    source = open_all(write(tmp_path, *pairs))
+    found = {pair.image: pair.mask for pair in all_pairs(source)}
+    assert found == {tmp_path / photo: tmp_path / mask for photo, mask in pairs}
+    assert source.divided
+
+
+def test_folders_named_after_splits_are_splits(tmp_path):
+    pairs = [("train/images/a.jpg", "train/masks/a.png"), ("images/val/b.jpg", "masks/val/b.png")]
+    write(tmp_path, *pairs, ("test/images/c.jpg", "test/masks/c.png"))
+    source = open_source(tmp_path, ("train", "valid", "test"))
+    found = [[pair.stem for pair in pairs] for pairs in source.pairs.values()]
+    assert found == [["a"], ["b"], ["c"]]
+    assert not source.divided
+
+
+def test_photographs_without_a_mask_are_refused_or_left_out(tmp_path):
+    pairs = [(f"images/{name}.jpg", f"masks/{name}.png") for name in "ab"]
+    root = write(tmp_path, *pairs)
+    write_photo(root / "images/c.jpg", SIZE)
+    with pytest.raises(UserError, match=r"c.jpg .*masks/c.png"):
+        open_all(root)
+    assert len(all_pairs(open_all(root, skip_bad=True))) == 2
+
+
+def test_a_mask_of_other_proportions_is_refused(tmp_path):
+    pairs = [(f"images/{name}.jpg", f"masks/{name}.png") for name in "ab"]
+    source = open_all(write(tmp_path, *pairs, size=(30, 20)))
+    with pytest.raises(UserError, match="20x30 px, its image"):
+        check_pairs(all_pairs(source), source.reader)
+
+
+def test_datumaros_class_table_is_read(tmp_path):
+    root = write(tmp_path, ("images/a.jpg", "masks/a.png"), ("images/b.jpg", "masks/b.png"))
+    (root / "dataset_meta.json").write_text(
+        '{"label_map": {"1": "leaf", "0": "Void"}, "background_label": "0", '
+        '"segmentation_colors": [[0, 0, 0], [128, 0, 0]]}'
+    )
+    assert open_all(root).reader.classes.names == ("Void", "leaf")
+    (root / "dataset_meta.json").write_text('{"label_map": {"1": "leaf"}}')
+    with pytest.raises(UserError, match="no class table of Datumaro"):
+        open_all(root)
+
+
+def test_a_folder_of_nothing_known_is_refused(tmp_path):
+    write_photo(tmp_path / "a.jpg")
+    with pytest.raises(UserError, match="holds no data set that is known"):
+        open_all(tmp_path)
