@@ -34,7 +34,8 @@ class Script:
 
     def __init__(self, *command: str, nohup: bool = False, **environment: str):
         self._folder = Path(tempfile.mkdtemp(prefix="process-"))
-        job = (list(map(str, command)), environment, nohup, self._folder)
+        method = multiprocessing.get_start_method()
+        job = (list(map(str, command)), environment, nohup, self._folder, method)
         self._process = SERVER.Process(target=_run, args=job)
         with _path_for_the_server():
             self._process.start()
@@ -98,8 +99,12 @@ def _path_for_the_server():
             os.environ["PYTHONPATH"] = before
 
 
-def _run(command: list[str], environment: dict[str, str], nohup: bool, folder: Path) -> None:
+def _run(
+    command: list[str], environment: dict[str, str], nohup: bool, folder: Path, method: str
+) -> None:
     os.setsid()
+    # A loader's workers are the script's own children: the server's would outlive a killed script.
+    multiprocessing.set_start_method(method, force=True)
     os.chdir(ROOT)
     os.environ.update(environment)
     for stream, name in ((sys.stdout, "out"), (sys.stderr, "err")):
