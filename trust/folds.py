@@ -17,13 +17,14 @@ from common import distributed
 from common.distributed import say
 from common.errors import UserError
 from config import ClassTable
+from data.checks import span
 from data.images import read_image
 from data.pairs import Pair
 from data.source import Source
 from data.splits import FOLDS_FILE, Division, make_folds, name_of
 from inference.evaluation import split_metrics
 from inference.predictor import Predictor
-from training.run_folder import BEST, RunFolder, fold_folder
+from training.run_folder import BEST, RunFolder, checkpoints_of_folds, fold_folder
 
 
 def settle_folds(
@@ -53,6 +54,8 @@ def settle_folds(
     """
     path = out_dir / FOLDS_FILE
     own = Division.read(path, "fold") if path.is_file() and not anew else None
+    if goes_on and own is None and any(checkpoints_of_folds(out_dir)):
+        raise UserError(f"{path} is not there any more, and the run depends on it; put it back.")
     if own and goes_on:
         division, remark = own, f"They are those of {path}."
     elif given:
@@ -69,17 +72,17 @@ def settle_folds(
     say(f"{count} folds of {sizes} photographs. {remark}")
     distributed.barrier()  # all have looked at the folder
     if distributed.is_main() and own is None:
-        for folder in map(RunFolder, sorted(out_dir.glob("fold_*"))) if anew else ():
-            with folder.lock():
-                folder.clear()
+        if anew:
+            _clear_folds(out_dir)
         division.write(path)
     return folds
 
 
-def span(counts: Sequence[int]) -> str:
-    """The range of some counts."""
-    low, high = min(counts), max(counts)
-    return f"{low}" if low == high else f"{low} to {high}"
+def _clear_folds(out_dir: Path) -> None:
+    """Remove what earlier folds left, and nothing that is not a run's."""
+    for folder in map(RunFolder, sorted(out_dir.glob("fold_*"))):
+        with folder.lock():
+            folder.clear()
 
 
 def next_step(out_dir: Path, count: int, root: Path) -> str:

@@ -5,6 +5,8 @@ from collections import Counter
 import numpy as np
 import pytest
 from data_sets import photo
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from common.errors import UserError
@@ -206,3 +208,21 @@ def test_a_split_of_other_data_is_not_gone_on_from(plants, tmp_path):
     divided, _ = settle_split(tmp_path, pairs[4:], root, READER, 0.25, r"(.*)_\d+", 0)
     assert len(divided["valid"]) == 8
     assert "plant0" not in (tmp_path / "split.csv").read_text()
+
+
+CELLS = st.text('ab0123,"\n\r\\é \x00', max_size=6)
+
+
+@given(st.lists(st.lists(CELLS, max_size=4), max_size=5), st.booleans())
+def test_a_strangers_table_is_read_or_ends_in_a_sentence(tmp_path_factory, rows, quoted):
+    path = tmp_path_factory.mktemp("table") / "folds.csv"
+    head = "file,fold\n" if quoted else "\ufefffile,group,fold\r\n"
+    text = head + "\n".join(",".join(cells) for cells in rows)
+    path.write_bytes(text.encode())
+    try:
+        division = Division.read(path, "fold")
+    except UserError:
+        return
+    assert division.count >= 2
+    division.write(path)
+    assert Division.read(path, "fold").parts.keys() == division.parts.keys()

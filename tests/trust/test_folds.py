@@ -48,9 +48,9 @@ def go(data, out_dir, *flags, base=BASE):
 
 @pytest.fixture(scope="module")
 def cv(data, tmp_path_factory):
-    """Three folds left alone."""
+    """Two folds left alone."""
     out_dir = tmp_path_factory.mktemp("cv") / "cv"
-    assert go(data, out_dir, "--folds", 3) == 0
+    assert go(data, out_dir, "--folds", 2) == 0
     return out_dir
 
 
@@ -69,8 +69,8 @@ def test_every_picture_of_both_splits_is_left_out_once(data, cv):
     folds = Division.read(cv / "folds.csv", "fold")
     pictures = {p.relative_to(data).as_posix() for p in data.glob("*_images/*")}
     assert folds.parts.keys() == pictures
-    assert folds.count == 3
-    for number in range(3):
+    assert folds.count == 2
+    for number in range(2):
         record = read_checkpoint(cv / f"fold_{number}/last.pth")
         assert record["epoch"] == 2
         assert record["train_args"]["fold"] == number
@@ -90,7 +90,7 @@ def test_each_picture_is_measured_by_the_fold_that_has_not_seen_it(data, cv, tmp
         rows = {row["file"]: row for row in csv.DictReader(file)}
     assert len(rows) == len(pairs) == 9
     total, mious = 0, []
-    for number in range(3):
+    for number in range(2):
         single = Predictor.load(cv / f"fold_{number}/best_model_iou.pth", device="cpu")
         own = [p for p in pairs if folds.parts[p.image.relative_to(data).as_posix()] == str(number)]
         counts = 0
@@ -146,38 +146,38 @@ def test_a_killed_cross_validation_goes_on_with_the_first_unfinished_fold(
     out_dir = tmp_path / "cv"
     with monkeypatch.context() as patch:
         patch.setattr(train, "run_epoch", killed_in_the_second_folds_second_epoch)
-        assert go(data, out_dir, "--folds", 3) == 130
+        assert go(data, out_dir, "--folds", 2) == 130
     assert f"--out-dir {out_dir} --resume" in capsys.readouterr().err
     finished = (out_dir / "fold_0/last.pth").stat().st_mtime_ns
     assert go(None, out_dir, "--resume", base=["--device", "cpu"]) == 0
     assert "Fold 0 is finished" in capsys.readouterr().out
     assert (out_dir / "fold_0/last.pth").stat().st_mtime_ns == finished
     assert (out_dir / "folds.csv").read_bytes() == (cv / "folds.csv").read_bytes()
-    for number in range(3):
+    for number in range(2):
         assert_same_fold(cv / f"fold_{number}", out_dir / f"fold_{number}")
 
 
 def test_one_fold_alone_is_that_of_all_and_folds_can_be_given(data, cv, tmp_path, capsys):
     out_dir = tmp_path / "alone"
     assert go(data, out_dir, "--folds-file", cv / "folds.csv", "--fold", 1) == 0
-    assert "Folds still to train: 0, 2" in capsys.readouterr().out
+    assert "Folds still to train: 0" in capsys.readouterr().out
     assert [path.name for path in out_dir.glob("fold_*")] == ["fold_1"]
     assert_same_fold(cv / "fold_1", out_dir / "fold_1")
-    with pytest.raises(UserError, match=r"fold_0.*is not there.*3 folds"):
+    with pytest.raises(UserError, match=r"fold_0.*is not there.*2 folds"):
         Predictor.load(out_dir, device="cpu")
     # Another machine must not divide the same folder otherwise.
-    with pytest.raises(UserError, match=r"has 3 other folds.*--seed"):
-        go(data, out_dir, "--folds", 3, "--fold", 0, "--seed", 7)
+    with pytest.raises(UserError, match=r"has 2 other folds.*--seed"):
+        go(data, out_dir, "--folds", 2, "--fold", 0, "--seed", 7)
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--folds", 3], r"already holds a run \(epoch 2.*--resume.*--overwrite"),
-        (["--folds", 2, "--fold", 1, "--resume"], "has 3 other folds.*--overwrite"),
+        (["--folds", 2], r"already holds a run \(epoch 2.*--resume.*--overwrite"),
+        (["--folds", 3, "--fold", 1, "--resume"], "has 2 other folds.*--overwrite"),
         (["--fold", 1], "--fold 1 needs --folds N"),
         (["--folds", 3, "--fold", 3], "--fold 3 is not one of --folds 3"),
-        (["--folds", 4, "--folds-file", "OUT/folds.csv"], "has 3 folds, and not --folds 4"),
+        (["--folds", 4, "--folds-file", "OUT/folds.csv"], "has 2 folds, and not --folds 4"),
         (["--resume", "OUT/fold_1/last.pth"], "give --out-dir OUT --resume"),
         (["--folds", 10, "--overwrite"], "9 photographs in 9 groups are too few for 10 parts"),
     ],
@@ -198,3 +198,6 @@ def test_pictures_that_came_later_are_not_folded_in_silently(data, cv, tmp_path)
         shutil.copy(root / f"train_{part}/train0.png", root / f"train_{part}/new.png")
     with pytest.raises(UserError, match=r"does not place 1 of 10.*train_images/new\.png"):
         go(root, out_dir, "--resume")
+    (out_dir / "folds.csv").unlink()
+    with pytest.raises(UserError, match=r"folds\.csv is not there any more"):
+        go(data, out_dir, "--resume")
