@@ -51,6 +51,7 @@ soak: .venv/.installed-dev
 	$(VENV)/python tests/soak/kills.py --count 20
 	$(VENV)/python tests/soak/large_picture.py
 	$(VENV)/python tests/soak/many_pictures.py --count 4000
+	$(VENV)/python tests/soak/large_map.py
 	$(VENV)/python tests/soak/video.py --count 10
 
 # The main row of docs/results.md, from the folder of a data set. Seeds that are trained already are

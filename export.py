@@ -323,6 +323,9 @@ def main() -> None:
     kind = "half" if args.half else "int8" if args.int8 else ""
     path = args.out_dir / file_name(model, size, kind)
     print(f"Exporting {loaded.config.variant}, {loaded.config.head} head, takes a minute ...")
+    if loaded.config.crop_side:
+        scale = f"photographs whose longer side has about {loaded.config.crop_side} pixels"
+        print(f"Its input are crops of {size[1]}x{size[0]} of {scale}; our scripts cut them.")
     with lock_folder(args.out_dir):
         print(export(loaded, path, size, kind, args.dynamic_batch, args.images))
     print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB, for {size[1]}x{size[0]}.")

@@ -7,7 +7,8 @@
 
 For each picture NAME, by --save:
     overlay   NAME_overlay.jpg, the photograph with its classes tinted
-    mask      NAME_mask.png, the class index of each pixel, a palette PNG for CVAT and GIS programs
+    mask      NAME_mask.png, the class index of each pixel, a palette PNG; of a GeoTIFF
+              NAME_mask.tif in its place, polygons and areas for GIS programs
     colour    NAME_colour.png, the classes' colours of the label map
     prob      NAME_prob.npz, the probability of each class, float16 (K, H, W)
     cvat      all masks as one cvat.zip, to be corrected in CVAT and trained on again

@@ -7,9 +7,12 @@ once it lies decoded on the disk, a millisecond and its own pixels.
 import os
 import shutil
 import tempfile
+import time
 import weakref
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 
@@ -20,6 +23,12 @@ from data.images import fit_within, image_size, map_files, read_image, resize_im
 from data.masks import MaskReader
 from data.pairs import Pair
 
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks; what a killed training left stays there
+    fcntl = None
+
+PREFIX, LOCK = "photographs-", "lock"
 POINTS = 256  # pixels of each class of a photograph that are remembered, to centre crops on
 MAX_TILES = 16  # of a photograph, that are looked at in each validation
 
@@ -94,8 +103,9 @@ class PhotoStore:
         """Decode all photographs once, before workers start that read what lies on the disk."""
         if self.folder is not None:
             return
-        self.folder = Path(tempfile.mkdtemp(prefix="photographs-"))
-        weakref.finalize(self, _remove, self.folder, os.getpid())
+        _remove_leftovers(Path(tempfile.gettempdir()))
+        self.folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+        weakref.finalize(self, _remove, self.folder, os.getpid(), _claim(self.folder))
         bytes_up_to = np.cumsum([4 * height * width for height, width in self.sizes])
         room = shutil.disk_usage(self.folder).free // 2
         self.stored = int(np.searchsorted(bytes_up_to, room, side="right"))
@@ -151,10 +161,28 @@ class PhotoStore:
         return points, counts
 
 
-def _remove(folder: Path, owner: int) -> None:
+def _claim(folder: Path) -> TextIO:
+    """A lock that the system drops with the last process that reads the folder."""
+    file = open(folder / LOCK, "w")  # noqa: SIM115  it stays open as long as the folder is used
+    if fcntl is not None:
+        fcntl.flock(file, fcntl.LOCK_EX)
+    return file
+
+
+def _remove(folder: Path, owner: int, lock: TextIO) -> None:
     """Remove a store's folder, unless a worker ends that was forked from its owner."""
     if os.getpid() == owner:
+        lock.close()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_leftovers(parent: Path) -> None:
+    """Remove the folders of trainings that were killed: nobody holds their locks."""
+    for lock in parent.glob(f"{PREFIX}*/{LOCK}") if fcntl is not None else ():
+        with suppress(OSError), open(lock, "a") as file:
+            if time.time() - lock.stat().st_mtime > 60:  # a new one may not be locked yet
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(lock.parent, ignore_errors=True)
 
 
 @dataclass(frozen=True)

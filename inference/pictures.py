@@ -1,7 +1,7 @@
 """Many pictures through one predictor: read ahead, written behind, one bad file no harm."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -10,6 +10,7 @@ import numpy as np
 
 from common.errors import UserError
 from data.images import read_image
+from inference.geo import is_map, segment_map
 from inference.journal import Result, Stamp, stamp_of
 from inference.predictor import Predictor
 from inference.results import ResultFolder
@@ -31,10 +32,15 @@ def segment_pictures(
     with ThreadPoolExecutor(workers) as pool:
         for group in read_ahead(named, predictor.batch, workers, pool):
             images = [job.result()[1] for _, _, job in group if _fault(job) is None]
-            masks = iter(predictor.segment(images, "prob" in folder.kinds))
+            pictures = [image for image in images if image is not None]
+            masks = iter(predictor.segment(pictures, "prob" in folder.kinds))
             for name, path, job in group:
                 if _fault(job) is None:
-                    job = pool.submit(_write, folder, name, path, *job.result(), *next(masks))
+                    stamp, image = job.result()
+                    if image is None:  # a map passes here, through the one predictor
+                        job = _done(_segment_map, predictor, folder, name, path, stamp)
+                    else:
+                        job = pool.submit(_write, folder, name, path, stamp, image, *next(masks))
                 jobs.append(job)
             # Memory stays bounded where writing is the slowest.
             while jobs and (len(jobs) > 2 * workers or jobs[0].done()):
@@ -56,15 +62,33 @@ def read_ahead(
         yield [waiting.popleft() for _ in range(min(size, len(waiting)))]
 
 
-def _read(path: Path) -> tuple[Stamp | None, np.ndarray]:
-    """A picture, and what it was known by before it was read."""
-    return stamp_of(path), read_image(path)
+def _read(path: Path) -> tuple[Stamp | None, np.ndarray | None]:
+    """What a picture was known by before it was read, and the picture; None for a map's."""
+    return stamp_of(path), None if is_map(path) else read_image(path)
 
 
 def _write(folder: ResultFolder, name: str, path: Path, stamp: Stamp | None, *made) -> Result:
     result = folder.write(name, path, *made)
     result.stamp = stamp
     return result
+
+
+def _segment_map(
+    predictor: Predictor, folder: ResultFolder, name: str, path: Path, stamp: Stamp | None
+) -> Result:
+    result = segment_map(predictor, folder, name, path)
+    result.stamp = stamp
+    return result
+
+
+def _done(work: Callable, *values) -> Future:
+    """What a thread would hold of work that was done here."""
+    job = Future()
+    try:
+        job.set_result(work(*values))
+    except UserError as error:
+        job.set_exception(error)
+    return job
 
 
 def _fault(job: Future) -> UserError | None:

@@ -194,7 +194,7 @@ class Predictor:
                 continue
             view = self._view(image)
             if view is image:
-                yield self._tiled_bands(image), image.shape[:2]
+                yield self.tiled_bands(image), image.shape[:2]
             else:
                 yield self._bands(self._tiled_scores(view), size), size
 
@@ -272,23 +272,29 @@ class Predictor:
 
     def _tiled_scores(self, view: np.ndarray) -> Tensor:
         """All scores of a view at once, (K, h, w): only of one whose size is bounded."""
-        return torch.cat([band for _, band in self._tiled_bands(view)], dim=1)
+        return torch.cat([band for _, band in self.tiled_bands(view)], dim=1)
 
     @torch.inference_mode()
-    def _tiled_bands(self, image: np.ndarray) -> Iterator[tuple[int, Tensor]]:
+    def tiled_bands(self, image: np.ndarray) -> Iterator[tuple[int, Tensor]]:
         """Scores at the picture's own resolution from overlapping tiles, blended smoothly.
 
         Each tile counts most at its centre, where the network saw what lies around. Only the rows
         that a later tile can still change are held: K x tile x W floats.
+
+        Args:
+            image: HWC uint8 RGB, or what can be sliced like it and has its shape.
+
+        Yields:
+            the band's first row, and its scores (K, rows, W).
         """
-        (height, width), (H, W) = self._tile, image.shape[:2]
+        sides = self._tile or self.size
+        (height, width), (H, W) = sides, image.shape[:2]
         tops, lefts = (
             _starts(length, side, max(1, round(side * (1 - self.overlap))))
             for length, side in ((H, height), (W, width))
         )
         ramps = (
-            torch.hann_window(side + 2, periodic=False, device=self.device)[1:-1]
-            for side in self._tile
+            torch.hann_window(side + 2, periodic=False, device=self.device)[1:-1] for side in sides
         )
         window = torch.outer(*ramps)
         held = torch.zeros(len(self.classes), height, W, device=self.device)
@@ -297,13 +303,13 @@ class Predictor:
             for first in range(0, len(lefts), self.batch):
                 group = lefts[first : first + self.batch]
                 tiles = [image[top : top + height, left : left + width] for left in group]
-                probs = self._forward(tiles, self._tile).softmax(1)
+                probs = self._forward(tiles, sides).softmax(1)
                 for left, tile, prob in zip(group, tiles, probs, strict=True):
                     h, w = tile.shape[:2]
                     held[:, :h, left : left + w] += (prob * window)[:, :h, :w]
                     weights[:h, left : left + w] += window[:h, :w]
             done = next_top - top
-            yield top, (held[:, :done] / weights[:done]).log()
+            yield top, (held[:, :done] / weights[:done]).log_()
             for buffer in (held, weights):
                 kept = buffer[..., done:, :].clone()
                 buffer.zero_()
@@ -352,6 +358,10 @@ class Ensemble(Predictor):
             for part in parts
         ]
         return (sum(parts) / len(parts)).clamp(min=1e-9).log()
+
+    def tiled_bands(self, image: np.ndarray) -> Iterator[tuple[int, Tensor]]:
+        """The logarithm of the mean probabilities of all members' tiles, band by band."""
+        return _mean_bands([member.tiled_bands(image) for member in self.members])
 
     def _bands_of(
         self, images: list[np.ndarray], sizes: list[Size]

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from config import ClassTable, ModelConfig
 from inference.predictor import Predictor
 
+TILES = 16  # of a picture that passes in tiles
+
 
 class _Recorder(nn.Module):
     """A model that keeps what it is shown: batches (1, 3, H, W) float32 as the predictor makes."""
@@ -37,8 +39,9 @@ def inputs_of(
     recorder = _Recorder(len(classes))
     predictor = Predictor(recorder, config, classes)
     for picture in pictures:
-        predictor.scores([picture])
-        yield recorder.seen.pop()
+        predictor.frame_scores([picture])  # in tiles where the model was trained on crops
+        yield from recorder.seen[:: -(-len(recorder.seen) // TILES)]
+        recorder.seen.clear()
 
 
 def quantise(source: Path, target: Path, inputs: Iterator[np.ndarray]) -> None:

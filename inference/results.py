@@ -31,6 +31,7 @@ ENDINGS |= dict(labelme=".json", yolo=".txt")
 FOLDERS = dict(labelme="labelme", yolo="yolo/labels")
 POLYGONS = ("coco", "labelme", "yolo", "labelstudio")
 KINDS = (*ENDINGS, "cvat", "coco", "labelstudio")
+MAP_MASK = "_mask.tif"  # of a GeoTIFF, in the place of the PNG (see `inference.geo`)
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,11 @@ class ResultFolder:
 
     def is_whole(self, name: str) -> bool:
         """Whether all files of a picture are there; none ever bears its name half-written."""
-        return all(self.file(name, kind).is_file() for kind in self.file_kinds)
+        return all(
+            self.file(name, kind).is_file()
+            or (kind == "mask" and result_path(self.path, name, MAP_MASK).is_file())
+            for kind in self.file_kinds
+        )
 
     def refuse_to_replace_neighbours(self, named: dict[str, Path]) -> None:
         """A result must not take the place of the user's own mask beside a photograph.

@@ -1,6 +1,7 @@
 """Crops and tiles of photographs: where they lie, what they hold, and what is left behind."""
 
 import gc
+import os
 from pathlib import Path
 
 import cv2
@@ -181,8 +182,26 @@ def test_decoded_photographs_are_gone_when_their_store_is(root):
     store = PhotoStore(pairs, reader, None)
     store.fill()
     folder = store.folder
-    assert len(list(folder.iterdir())) == 3
+    assert len(list(folder.glob("*.npy"))) == 3
     assert store.class_pixels.tolist() == [sum(h * w for h, w in SIZES) - 36, 36]
     del store
     gc.collect()
     assert not folder.exists()
+
+
+def test_what_a_killed_training_left_is_removed_and_what_is_in_use_is_not(
+    root, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(crops.tempfile, "tempdir", str(tmp_path))
+    living, killed, foreign = make(root).store, tmp_path / "photographs-x", tmp_path / "photographs"
+    for folder in (killed, foreign):
+        folder.mkdir()
+        (folder / "lock").touch()
+        (folder / "0.npy").touch()
+    for lock in tmp_path.glob("photographs*/lock"):
+        os.utime(lock, (0, 0))
+    again = make(root).store
+    assert not killed.exists()
+    assert foreign.exists()
+    assert living.folder.exists()
+    assert again.folder.exists()

@@ -110,7 +110,7 @@ def test_blending_tiles_hides_their_borders():
 def test_what_tiles_hold_does_not_grow_with_the_pictures_height():
     predictor = make(tile=64, overlap=0.5)
     image = np.zeros((2000, 100, 3), np.uint8)
-    tallest = max(band.shape[1] for _, band in predictor._tiled_bands(image))
+    tallest = max(band.shape[1] for _, band in predictor.tiled_bands(image))
     assert tallest <= 64
 
 
