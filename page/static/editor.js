@@ -36,6 +36,10 @@ async function load(index) {
   byId("previous").disabled = index === 0;
   byId("next").disabled = index === list.length - 1;
   status("Loading …");
+  // Nothing is painted on a picture that is about to go.
+  view?.close();
+  view = mask = null;
+  delete dialog.dataset.ready;
   try {
     const answer = await ask(`${base}/${entry.id}/mask`);
     const data = new Uint8Array(await answer.arrayBuffer());
@@ -43,7 +47,6 @@ async function load(index) {
     const [width, height] = answer.headers.get("X-Size").split(",").map(Number);
     tag = answer.headers.get("ETag");
     origin = answer.headers.get("X-Origin");
-    view?.close();
     mask = new Mask(width, height, data);
     view = new View(byId("photo-layer"), byId("mask-layer"), mask, `${base}/${entry.id}`, classes);
     view.opacity = byId("opacity").value / 100;
@@ -166,8 +169,11 @@ function pick(index) {
 const radius = () => byId("size").value / 2;
 const painted = () => (tool === "eraser" ? 0 : value);
 
+// A brush of one pixel paints the one below the pointer, wherever in it that is.
+const aimed = point => (radius() > 0.5 ? point : point.map(value => Math.floor(value) + 0.5));
+
 function paint(from, to) {
-  const box = mask.line(...from, ...to, radius(), painted());
+  const box = mask.line(...aimed(from), ...aimed(to), radius(), painted());
   if (box) view.drawMask(box);
 }
 
@@ -335,6 +341,8 @@ function drawGuide() {
 
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
+const middleOf = ({ width, height }) => [Math.floor(width / 2) + 0.5, Math.floor(height / 2) + 0.5];
+
 function onArrow(event) {
   const [dx, dy] = ARROWS[event.key];
   if (event.ctrlKey || tool === "hand") {
@@ -342,7 +350,7 @@ function onArrow(event) {
     return view.draw();
   }
   const step = Math.max(1, Math.round(6 * view.ratio / view.scale));
-  const old = cursor ?? [mask.width / 2, mask.height / 2];
+  const old = cursor ?? middleOf(mask);
   const clamp = (v, top) => Math.min(top - 0.5, Math.max(0.5, v));
   cursor = [clamp(old[0] + dx * step, mask.width), clamp(old[1] + dy * step, mask.height)];
   view.show(...cursor);
@@ -359,7 +367,7 @@ function atOnce(from, to) {
 function onCanvasKey(event) {
   if (event.key in ARROWS) onArrow(event);
   else if (event.key === " ") {
-    cursor ??= [mask.width / 2, mask.height / 2];
+    cursor ??= middleOf(mask);
     if (tool === "brush" || tool === "eraser") atOnce(cursor, cursor);
     else press(cursor);
     drawGuide();
@@ -388,7 +396,7 @@ function onKey(event) {
 }
 
 dialog.addEventListener("keydown", event => {
-  if (!view) return;
+  if (!view && !/^Page/.test(event.key)) return;
   const typing = event.target.matches("input") && (event.key in ARROWS || event.key.startsWith("Page"));
   if (typing) return;
   if ((event.target === guide && onCanvasKey(event)) || onKey(event)) event.preventDefault();
@@ -425,6 +433,7 @@ async function close() {
     return draw();
   }
   if (!(await flush())) return;
+  loading++; // what is still on its way is not wanted any more
   view?.close();
   view = mask = null;
   delete dialog.dataset.ready;

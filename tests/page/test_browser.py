@@ -1,0 +1,365 @@
+"""A person at the page: in Debian's Chromium, with a mouse, with fingers, with keys alone."""
+
+import io
+import json
+import re
+from contextlib import contextmanager
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from matplotlib.path import Path as Outline
+from open_page import TOKEN, serving
+from PIL import Image
+from playwright.sync_api import expect
+
+from page.corrections import read_labels
+
+SIZE = (60, 80)  # height, width of the photographs that are painted on
+DESKTOP = {"viewport": {"width": 1280, "height": 800}}
+PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
+expect.set_options(timeout=30_000)
+LONG = 180_000  # milliseconds for a training of seconds, on a machine that does much else
+
+
+@contextmanager
+def at(browser, address, **options):
+    """A window on the page. Nothing is asked of anybody else, and the console stays empty."""
+    context = browser.new_context(**options)
+    foreign, said = [], []
+    context.on("request", lambda r: foreign.append(r.url) if is_foreign(r.url, address) else None)
+    page = context.new_page()
+    page.set_default_timeout(30_000)
+    page.on("console", lambda m: said.append(m.text) if m.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.goto(f"{address}/#{TOKEN}")
+    yield page
+    context.close()
+    assert foreign == []
+    assert [text for text in said if "412" not in text] == []
+
+
+def is_foreign(url: str, address: str) -> bool:
+    return not url.startswith((address, "blob:", "data:"))
+
+
+@pytest.fixture
+def address(desk):
+    with serving(desk) as url:
+        yield url
+
+
+@pytest.fixture
+def photographs(desk):
+    """Three photographs of noise around a brown square, in a collection with three classes."""
+    made = desk.space.create("leaves")
+    rng = np.random.default_rng(0)
+    for number in range(3):
+        image = rng.integers(0, 60, (*SIZE, 3)).astype(np.uint8)
+        image[20:40, 30:60] = (150, 90, 50)
+        Image.fromarray(image).save(made.root / f"leaf{number}.png")
+    made.find()
+    desk.set_classes(made, ["background", "leaf", "<b>spot</b>"])
+    return made
+
+
+class Canvas:
+    """The editor of a window: pictures' pixels to places on the screen, and what is saved."""
+
+    def __init__(self, page, desk, collection, number=0):
+        self.page, self.desk, self.collection = page, desk, collection
+        self.entry = list(collection.photographs.values())[number]
+        page.locator("#table button.open").nth(number).click()
+        self.wait()
+
+    def wait(self):
+        expect(self.page.locator(f"#editor[data-ready='{self.entry.id}']")).to_be_visible()
+        box = self.page.evaluate(
+            "(() => { const b = document.getElementById('guide-layer').getBoundingClientRect();"
+            " return [b.left, b.top, b.width, b.height]; })()"
+        )
+        self.left, self.top, width, height = box
+        # As a picture is fitted into its window.
+        self.scale = min(round(width) / SIZE[1], round(height) / SIZE[0]) * 0.97
+        self.left += (round(width) - SIZE[1] * self.scale) / 2
+        self.top += (round(height) - SIZE[0] * self.scale) / 2
+
+    def place(self, x, y):
+        return self.left + x * self.scale, self.top + y * self.scale
+
+    def drag(self, *points):
+        mouse = self.page.mouse
+        mouse.move(*self.place(*points[0]))
+        mouse.down()
+        for point in points[1:]:
+            mouse.move(*self.place(*point))
+        mouse.up()
+
+    def click(self, x, y):
+        self.page.mouse.click(*self.place(x, y))
+
+    def set(self, name, value):
+        self.page.locator(f"#{name}").evaluate(
+            f"(e) => {{ e.value = {value}; e.dispatchEvent(new Event('input')); }}"
+        )
+
+    def saved(self):
+        """The mask on the disk, after all has been saved."""
+        expect(self.page.locator("#saved")).to_have_text("Saved")
+        return read_labels(self.desk.corrections.find(self.entry.path, self.collection.classes))
+
+
+def brushed(mask, points, size, value):
+    """Pixels whose centre is within half the brush of a line."""
+    y, x = np.mgrid[: SIZE[0], : SIZE[1]] + 0.5
+    for (x0, y0), (x1, y1) in pairwise(points):
+        length = max((x1 - x0) ** 2 + (y1 - y0) ** 2, 1e-12)
+        t = np.clip(((x - x0) * (x1 - x0) + (y - y0) * (y1 - y0)) / length, 0, 1)
+        mask[np.hypot(x - x0 - t * (x1 - x0), y - y0 - t * (y1 - y0)) <= size / 2] = value
+    return mask
+
+
+def test_tools_change_the_pixels_they_say_and_no_others(browser, desk, address, photographs):
+    with at(browser, address, **DESKTOP) as page:
+        canvas, expected = Canvas(page, desk, photographs), np.zeros(SIZE, np.uint8)
+        assert page.locator("#classes").inner_text().split("\n")[2] == "<b>spot</b>"
+        canvas.set("size", 7)
+        stroke = [(10.3, 10.3), (40.3, 15.3), (70.3, 50.3)]
+        canvas.drag(*stroke)
+        np.testing.assert_array_equal(canvas.saved(), brushed(expected, stroke, 7, 1))
+        page.keyboard.press("3")
+        corners = [(5.3, 30.3), (25.3, 32.3), (20.3, 55.3), (8.3, 50.3)]
+        page.keyboard.press("p")
+        for corner in corners:
+            canvas.click(*corner)
+        page.keyboard.press("Enter")
+        y, x = np.mgrid[: SIZE[0], : SIZE[1]] + 0.5
+        inside = Outline(corners).contains_points(np.stack([x.ravel(), y.ravel()], axis=1))
+        before = expected.copy()
+        expected[inside.reshape(SIZE)] = 2
+        np.testing.assert_array_equal(canvas.saved(), expected)
+        page.keyboard.press("Control+z")
+        np.testing.assert_array_equal(canvas.saved(), before)
+        page.keyboard.press("y")
+        np.testing.assert_array_equal(canvas.saved(), expected)
+        page.keyboard.press("e")
+        canvas.drag((30.3, 0.3), (30.3, 59.3))
+        np.testing.assert_array_equal(
+            canvas.saved(), brushed(expected, [(30.3, 0.3), (30.3, 59.3)], 7, 0)
+        )
+        page.keyboard.press("w")
+        page.keyboard.press("0")
+        canvas.click(50.5, 25.5)
+        expected[20:40, 30:60] = 255
+        np.testing.assert_array_equal(canvas.saved(), expected)
+
+
+def test_what_is_seen_is_the_mask_at_any_scale(browser, desk, address, photographs):
+    """Zoomed and moved, a click still hits the pixel below the pointer."""
+    with at(browser, address, **DESKTOP) as page:
+        canvas = Canvas(page, desk, photographs)
+        canvas.set("size", 1)
+        x, y = canvas.place(61.9, 17.9)
+        page.mouse.move(x, y)
+        for _ in range(3):
+            page.mouse.wheel(0, -300)
+        page.mouse.click(x, y)
+        expected = np.zeros(SIZE, np.uint8)
+        expected[17, 61] = 1
+        np.testing.assert_array_equal(canvas.saved(), expected)
+        shown = page.evaluate(
+            "([x, y]) => { const c = document.getElementById('mask-layer'),"
+            " b = c.getBoundingClientRect();"
+            " return [...c.getContext('2d').getImageData(x - b.left, y - b.top, 1, 1).data]; }",
+            [x, y],
+        )
+        assert tuple(shown[:3]) == pytest.approx(photographs.classes.vis_colors[1], abs=3)
+
+
+def test_keys_alone_are_enough(browser, desk, address, photographs):
+    with at(browser, address, **DESKTOP) as page:
+        expect(page.locator("#table tbody tr")).to_have_count(3)
+        for _ in range(40):
+            page.keyboard.press("Tab")
+            if page.evaluate("document.activeElement.className") == "open":
+                break
+        page.keyboard.press("Enter")
+        first, second = list(photographs.photographs.values())[:2]
+        expect(page.locator(f"#editor[data-ready='{first.id}']")).to_be_visible()
+        for key in ("2", "b", *["["] * 20, "Space", "Shift+ArrowRight", "Shift+ArrowRight"):
+            page.keyboard.press(key)
+        expect(page.locator("#saved")).to_have_text("Saved")
+        mask = read_labels(desk.corrections.find(first.path, photographs.classes))
+        rows, columns = np.nonzero(mask)
+        assert set(rows) == {30}
+        assert columns.min() <= 40 < columns.max()
+        assert set(np.unique(mask)) == {0, 1}
+        page.keyboard.press("PageDown")
+        expect(page.locator(f"#editor[data-ready='{second.id}']")).to_be_visible()
+        page.keyboard.press("Escape")
+        expect(page.locator("#editor")).not_to_be_visible()
+        expect(page.locator("#counts")).to_have_text("3 photographs, 1 corrected")
+
+
+def test_a_finger_paints_and_two_scale(browser, desk, address, photographs):
+    with at(browser, address, **PHONE) as page:
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        canvas = Canvas(page, desk, photographs)
+        touch = page.context.new_cdp_session(page)
+
+        def send(kind, *points):
+            places = [dict(zip("xy", canvas.place(*point), strict=True)) for point in points]
+            named = [place | {"id": number} for number, place in enumerate(places)]
+            touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": named})
+
+        send("touchStart", (20.5, 20.5))
+        send("touchMove", (40.5, 30.5))
+        send("touchEnd")
+        once = canvas.saved()
+        assert once[20, 20] == once[30, 40] == 1
+        before = page.evaluate("document.getElementById('mask-layer').toDataURL()")
+        send("touchStart", (30.5, 30.5))
+        send("touchStart", (30.5, 30.5), (50.5, 30.5))
+        send("touchMove", (20.5, 30.5), (60.5, 30.5))
+        send("touchEnd")
+        assert page.evaluate("document.getElementById('mask-layer').toDataURL()") != before
+        page.locator("#close").click()
+        np.testing.assert_array_equal(
+            once, read_labels(desk.corrections.find(canvas.entry.path, photographs.classes))
+        )
+
+
+def test_what_another_window_saved_is_not_lost(browser, desk, address, photographs):
+    with at(browser, address, **DESKTOP) as one, at(browser, address, **DESKTOP) as two:
+        first, second = Canvas(one, desk, photographs), Canvas(two, desk, photographs)
+        first.drag((10.5, 10.5), (20.5, 10.5))
+        saved = first.saved()
+        second.drag((50.5, 50.5), (60.5, 50.5))
+        expect(two.get_by_text("saved in another window")).to_be_visible()
+        np.testing.assert_array_equal(first.saved(), saved)
+        two.get_by_role("button", name="Load it again").click()
+        expect(two.locator("#saved")).to_have_text("Corrected")
+        second.drag((50.5, 50.5), (60.5, 50.5))
+        both = second.saved()
+        assert both[10, 15] == both[50, 55] == 1
+
+
+def test_a_window_that_closes_right_after_a_stroke_loses_nothing(
+    browser, desk, address, photographs
+):
+    with at(browser, address, **DESKTOP) as page:
+        canvas = Canvas(page, desk, photographs)
+        canvas.drag((10.5, 10.5), (20.5, 10.5))
+        page.locator("#close").click()
+        expect(page.locator("#editor")).not_to_be_visible()
+    assert desk.corrections.find(canvas.entry.path, photographs.classes) is not None
+
+
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_no_view_has_a_serious_fault_of_accessibility(browser, desk, address, photographs, size):
+    with at(browser, address, **size) as page:
+        page.set_default_timeout(30_000)
+        faults = []
+
+        def look(view):
+            options = {"resultTypes": ["violations"]}
+            for found in Axe().run(page, options=options).response["violations"]:
+                if found["impact"] in ("serious", "critical"):
+                    places = [node["html"][:120] for node in found["nodes"][:3]]
+                    faults.append((view, found["id"], places))
+
+        for view in ("photographs", "data", "train", "video"):
+            page.locator(f'.top a[href="#{view}"]').click()
+            expect(page.locator(f"#{view}")).to_be_visible()
+            look(view)
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        page.locator('.top a[href="#photographs"]').click()
+        Canvas(page, desk, photographs)
+        look("editor")
+        assert faults == []
+
+
+def test_a_stranger_at_another_machine_is_asked_for_the_password(browser, desk):
+    with serving(desk, password="correct horse") as address:
+        context = browser.new_context()
+        page = context.new_page()
+        page.goto(address)
+        page.get_by_label("Password").fill("correct horse")
+        page.get_by_role("button", name="Open the page").click()
+        expect(page.get_by_role("heading", name="Photographs", exact=True)).to_be_visible()
+        context.close()
+
+
+def test_a_person_goes_the_whole_way(browser, desk, address, monkeypatch, tmp_path):
+    """Sample leaves, two epochs, a corrected picture, and a second training that uses it."""
+    monkeypatch.setattr("page.desk.SAMPLE", ("--train=6", "--valid=2", "--seed=3"))
+    with at(browser, address, **DESKTOP) as page:
+        page.get_by_role("button", name="Draw sample leaves").click()
+        expect(page.locator("#table tbody tr")).to_have_count(2, timeout=LONG)
+        train(page, "2")
+        expect(page.locator("#live .charts svg")).to_have_count(2)
+        expect(page.locator("#run-picture img")).to_be_visible()
+        page.get_by_role("button", name="Show the report").click()
+        report = page.frame_locator("#report iframe")
+        expect(report.get_by_role("heading").first).to_be_visible()
+        page.get_by_role("button", name="Segment photographs").click()
+        page.locator("#segment").click()
+        segmented = page.locator("#table .badge", has_text="segmented")
+        expect(segmented).to_have_count(2, timeout=LONG)
+        [collection] = [c for c in desk.space.collections.values() if c.kind == "folder"]
+        entry = next(iter(collection.photographs.values()))
+        predicted, origin = desk.mask(collection, entry)
+        assert origin == "prediction"
+        page.locator("#table button.open").first.click()
+        expect(page.locator(f"#editor[data-ready='{entry.id}']")).to_be_visible()
+        page.keyboard.press("Space")
+        expect(page.locator("#saved")).to_have_text("Saved")
+        page.locator("#close").click()
+        corrected, origin = desk.mask(collection, entry)
+        assert origin == "correction"
+        changed = np.argwhere(corrected != predicted)
+        centre = np.array(predicted.shape) / 2
+        assert np.hypot(*(changed + 0.5 - centre).T).max(initial=0) <= 10
+        page.locator('.top a[href="#train"]').click()
+        page.locator("[name=corrections]").check()
+        train(page, "1")
+        check_second_training(desk, corrected)
+        downloads(page)
+
+
+def train(page, epochs: str) -> None:
+    page.locator('.top a[href="#train"]').click()
+    form = page.locator("#train-form")
+    folder = page.locator("#folders option").first.get_attribute("value")
+    form.locator("[name=data]").fill(folder)
+    form.locator("[name=epochs]").fill(epochs)
+    form.locator("details").evaluate("e => { e.open = true; }")
+    for name, value in (("width", "64"), ("height", "64"), ("batch", "2")):
+        form.locator(f"[name={name}]").fill(value)
+    before = page.locator("#live .badge").count()
+    page.get_by_role("button", name="Start training").click()
+    if before:
+        expect(page.locator("#live .badge")).to_have_text("at work", timeout=LONG)
+    expect(page.locator("#live .badge")).to_have_text(re.compile("finished|failed"), timeout=LONG)
+    expect(page.locator("#live .badge")).to_have_text("finished")
+
+
+def check_second_training(desk, corrected: np.ndarray) -> None:
+    """It learnt from a data set in which the corrected mask stands for the old one."""
+    newest, first = desk.trainings.names()
+    data = json.loads((desk.trainings.folder / newest / "page.json").read_text())["data"]
+    masks = [read_labels(path) for path in desk.space.path.glob("training_data/*/valid_masks/*")]
+    assert str(desk.space.path / "training_data") in data
+    assert len(masks) == 2
+    assert any(np.array_equal(mask, corrected) for mask in masks)
+    assert len(desk.trainings.describe(first)["history"]) == 2
+
+
+def downloads(page) -> None:
+    page.locator('.top a[href="#photographs"]').click()
+    with page.expect_download() as waiting:
+        page.get_by_role("button", name="Masks").click()
+    assert waiting.value.suggested_filename.endswith("_masks.zip")
+    content = io.BytesIO(waiting.value.path().read_bytes())
+    assert content.getvalue()[:2] == b"PK"

@@ -1,0 +1,242 @@
+"""What the page does without a browser: the line of jobs, trainings as processes, starting it."""
+
+import json
+import os
+import socket
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+from data_sets import blobs, make_data, photo
+from PIL import Image
+from tiny_model import save_tiny
+from tiny_video import write_video
+
+import app
+from common.errors import UserError
+from data.images import write_image
+from page.jobs import WAITING, Job, Worker
+from page.training import Trainings, Wish, find_models
+from training.flags import parse_args
+
+
+def wait_for(condition) -> None:
+    """Until something is so; a test never waits for a time."""
+    until = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def ended(client, job: dict) -> dict:
+    """A job when it has ended."""
+    found = {}
+
+    def look() -> bool:
+        jobs = client.get("/api/state").json()["jobs"]
+        found.update(next(entry for entry in jobs if entry["id"] == job["id"]))
+        return found["state"] not in ("waiting", "running")
+
+    wait_for(look)
+    return found
+
+
+def test_the_line_is_bounded_and_outlives_what_fails_in_it(capsys):
+    worker, go = Worker(), threading.Event()
+    first = worker.submit(Job("x", "First", "0"), lambda job: go.wait(60))
+    wait_for(lambda: first.state == "running")
+    rest = [
+        worker.submit(Job("x", "Next", str(n)), lambda job: 1 / 0) for n in range(1, WAITING + 1)
+    ]
+    with pytest.raises(UserError, match="waiting already"):
+        worker.submit(Job("x", "Last", "99"), lambda job: None)
+    with pytest.raises(UserError, match="at work already"):
+        worker.submit(Job("x", "Again", "0"), lambda job: None)
+    rest[-1].stop.set()
+    go.set()
+    wait_for(lambda: rest[-1].state == "stopped")
+    assert first.state == "done"
+    assert {job.state for job in rest[:-1]} == {"failed"}
+    assert "unexpected ZeroDivisionError" in rest[0].error
+    assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+def test_a_broken_photograph_does_not_stop_the_rest(desk, client, tmp_path):
+    save_tiny(desk.trainings.folder / "one" / "best_model_iou.pth")
+    for name in ("a", "c"):
+        write_image(tmp_path / "in" / f"{name}.png", photo())
+    (tmp_path / "in" / "b.png").write_bytes((tmp_path / "in" / "a.png").read_bytes()[:900])
+    made = client.post("/api/collections", json={"folder": str(tmp_path / "in")}).json()["id"]
+    job = ended(client, client.post(f"/api/collections/{made}/segment", json={}).json())
+    assert job["state"] == "done"
+    assert len(job["notes"]) == 1
+    assert "b.png" in job["notes"][0]
+    shown = client.get(f"/api/collections/{made}").json()
+    states = {entry["name"]: entry["segmented"] for entry in shown["photographs"]}
+    assert states == {"a": True, "b": False, "c": True}
+    figures = shown["photographs"][0]["figures"]
+    assert 0 <= figures["severity"] <= 1
+    assert "regions_disease" in figures
+    address = f"/api/collections/{made}/photographs/{shown['photographs'][0]['id']}"
+    mask = np.frombuffer(client.get(f"{address}/mask").content, np.uint8).reshape(48, 64)
+    written = Image.open(next(desk.space.path.rglob("a_mask.png")))
+    np.testing.assert_array_equal(mask, np.array(written))
+    assert figures["pixels_disease"] == (mask == 1).sum()
+    for what in shown["downloads"]:
+        url = client.post("/api/tickets", json={"what": what, "id": made}).json()["url"]
+        assert client.get(url, headers={"x-token": ""}).status_code == 200
+
+
+def test_a_restart_finds_what_was_there(desk, client, tmp_path):
+    made = client.post("/api/collections", json={"title": "mine"}).json()["id"]
+    write_image(tmp_path / "a.png", photo())
+    content = (tmp_path / "a.png").read_bytes()
+    client.put(f"/api/collections/{made}/photographs?name=a.png", content=content)
+    client.post(f"/api/collections/{made}/classes", json={"names": ["ground", "leaf"]})
+    again = type(desk)(desk.space.path, None, "cpu").collection(made)
+    assert again.title == "mine"
+    assert again.classes.names == ("ground", "leaf")
+    assert [entry.name for entry in again.photographs.values()] == ["a"]
+    (desk.space.path / "collections" / made / "collection.json").write_text("{")
+    assert made not in type(desk)(desk.space.path, None, "cpu").space.collections
+
+
+def test_the_data_check_is_told_in_figures_and_sentences(client, tmp_path):
+    root = make_data(tmp_path / "set", [blobs()] * 2)
+    Image.fromarray(blobs((0, 7))).save(root / "train_masks/001.png")
+    job = ended(client, client.post("/api/data", json={"folder": str(root)}).json())
+    result = job["result"]
+    assert [(split["split"], split["pairs"]) for split in result["splits"]] == [
+        ("train", 2), ("valid", 2),
+    ]  # fmt: skip
+    [wrong] = [finding for finding in result["findings"] if finding["problem"]]
+    assert "001.png" in wrong["items"][0]["text"]
+    shown = client.get(f"/api/collections/{result['collection']}").json()["photographs"]
+    assert wrong["items"][0]["photograph"] in [entry["id"] for entry in shown]
+    address = f"/api/collections/{result['collection']}/photographs/{shown[0]['id']}"
+    assert client.get(f"{address}/thumbnail").headers["content-type"] == "image/jpeg"
+    shares = {entry["name"]: entry["shares"] for entry in result["classes"]}
+    assert sum(share[0] for share in shares.values()) == pytest.approx(1)
+
+
+def test_a_video_comes_back_marked(desk, client, tmp_path):
+    save_tiny(desk.trainings.folder / "one" / "best_model_iou.pth")
+    content = write_video(tmp_path / "walk.mp4", frames=3, size=(48, 64)).read_bytes()
+    job = ended(client, client.put("/api/videos?name=walk.mp4", content=content).json())
+    assert (job["state"], job["done"]) == ("done", 3)
+    url = client.post("/api/tickets", json={"what": "video", "id": job["id"]}).json()["url"]
+    part = client.get(url, headers={"range": "bytes=0-7", "x-token": ""})
+    assert part.status_code == 206
+    assert part.content[4:8] == b"ftyp"
+    bad = ended(client, client.put("/api/videos?name=bad.mp4", content=b"no video").json())
+    assert bad["state"] == "failed"
+    assert "bad.mp4" in bad["error"]
+
+
+def test_a_wish_is_what_train_py_understands(tmp_path):
+    wish = Wish(str(tmp_path), "light", 3, "timm/x", "none", (64, 32), 2)
+    args, _ = parse_args(wish.flags())
+    assert (str(args.data), args.epochs, args.model) == (str(tmp_path), 3, "timm/x")
+    assert (args.imgsz, args.batch, args.weights) == ((32, 64), 2, "none")
+    assert parse_args(Wish("--overwrite", "light", 1).flags())[0].overwrite is False
+
+
+SCRIPT = """
+import json, sys, time
+from pathlib import Path
+sys.path.insert(0, {root!r})
+from common import cli
+from common.files import lock_folder
+folder = Path(sys.argv[1].split("=")[1])
+def main():
+    with lock_folder(folder):
+        row = {{"epoch": 1, "seconds": 2, "argv": sys.argv}}
+        (folder / "log.jsonl").write_text(json.dumps(row))
+        (folder / "last.pth").touch()
+        print("Training 3/8 [00:01<00:02]", flush=True)
+        while not (folder / "finish").exists():
+            time.sleep(0.01)
+        (folder / "report.html").touch()
+cli.run(main)
+"""
+
+
+@pytest.fixture
+def script(tmp_path, monkeypatch):
+    """Stands for train.py: works until it is stopped, or until there is a file `finish`."""
+    root = app.Path(app.__file__).parent
+    (tmp_path / "train.py").write_text(SCRIPT.format(root=str(root)))
+    monkeypatch.setattr("page.training.ROOT", tmp_path)
+    return tmp_path
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs locks of POSIX")
+def test_a_training_outlives_the_server_and_is_found_stopped_and_resumed(script):
+    runs = Trainings(script / "runs", "cpu")
+    runs.start("one", Wish("data", "light", 5), "leaves")
+    wait_for(lambda: runs.describe("one")["step"])
+    state = runs.describe("one")
+    assert (state["state"], state["step"], state["seconds_left"]) == ("running", [3, 8], 8)
+    later = Trainings(script / "runs", "cpu")
+    assert later.describe("one")["state"] == "running"
+    for refused in (later, runs):
+        with pytest.raises(UserError, match="at work already"):
+            refused.start("two", Wish("data", "light", 5), "leaves")
+    later.stop("one")
+    wait_for(lambda: later.describe("one")["state"] == "stopped")
+    assert later.describe("one")["can_go_on"]
+    later.go_on("one")
+    (script / "runs/one/finish").touch()
+    wait_for(lambda: later.describe("one")["state"] == "done")
+    argv = json.loads((script / "runs/one/log.jsonl").read_text())["argv"]
+    assert argv[-1] == "--resume"
+    assert not later.describe("one")["can_go_on"]
+    assert later.describe("one")["log"].count("3/8") == 2
+
+
+def test_models_are_found_the_newest_first_and_folds_as_one(tmp_path):
+    for age, name in enumerate(("a/best_model_iou.pth", "cv/fold_0/best_model_iou.pth")):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True)
+        path.touch()
+        os.utime(path, (100 + age, 100 + age))
+    (tmp_path / "a/log.jsonl").write_text('{"valid_miou": 0.5}\n{"valid_miou": 0.25}\n')
+    (tmp_path / "cv/folds.csv").touch()
+    os.utime(tmp_path / "cv", (101, 101))
+    found = find_models([tmp_path])
+    assert [entry["path"] for entry in found] == [tmp_path / "cv", tmp_path / "a" / path.name]
+    assert (found[1]["epochs"], found[1]["miou"]) == (2, 0.5)
+
+
+def test_a_taken_port_is_followed_by_the_next(capsys):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with app.listen("127.0.0.1", port) as found:
+            assert found.getsockname()[1] > port
+        assert f"Port {port} is taken" in capsys.readouterr().out
+    with pytest.raises(UserError, match="no address of this machine"):
+        app.listen("no.such.host.invalid", 8000)
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--host", "0.0.0.0"], "add --password"),
+        (["--host", "0.0.0.0", "--password", "short"], "at least 8"),
+    ],
+)
+def test_others_are_let_in_with_a_password_alone(monkeypatch, flags, sentence):
+    monkeypatch.setattr(sys, "argv", ["app.py", *flags])
+    with pytest.raises(UserError, match=sentence):
+        app.main()
+
+
+def test_the_missing_packages_are_named(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["app.py"])
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    with pytest.raises(UserError, match=r"pip install -r requirements-app\.txt"):
+        app.main()
