@@ -264,7 +264,7 @@ class Desk:
         Raises:
             UserError: a choice that cannot be, or another training is at work.
         """
-        root = self.space.named_folder(wish["data"]) if wish.get("data") else None
+        root = self.space.named_folder(wish["data"], data=True) if wish.get("data") else None
         painted = self._chosen_corrections(root) if wish.get("corrections") else None
         if root is None and painted is None:
             raise UserError("Choose a data set, or train on what was corrected.")

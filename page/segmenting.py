@@ -8,9 +8,11 @@ from pathlib import Path
 from common.errors import UserError
 from common.files import lock_folder, write_text
 from inference.clips import segmented_clip
+from inference.journal import Journal
 from inference.pictures import segment_pictures
 from inference.predictor import Predictor
 from inference.results import KINDS, ResultFolder
+from models.digests import digest_of_model
 from page.jobs import Job
 from page.workspace import Collection
 from video.reader import VideoReader
@@ -50,21 +52,26 @@ class Segmenter:
         named = {entry.name: entry.path for entry in collection.photographs.values()}
         job.total = len(named)
         folder = ResultFolder(collection.results, WRITTEN, predictor.classes)
-        results = []
+        settings = {"model": digest_of_model(model), "save": sorted(WRITTEN)}
         with lock_folder(collection.results):
-            outcomes = segment_pictures(predictor, folder, list(named.items()), THREADS)
+            journal = Journal(folder.path, folder.columns)
+            done = _begin(journal, settings, named, folder)
+            job.done = len(done)
+            waiting = [item for item in named.items() if item[0] not in done]
+            outcomes = segment_pictures(predictor, folder, waiting, THREADS)
             for outcome in outcomes:
                 job.done += 1
                 if isinstance(outcome, UserError):
                     job.notes.append(str(outcome))
                 else:
-                    results.append(outcome)
+                    journal.append(outcome)
                 if job.stop.is_set():
                     break
             outcomes.close()
-            folder.write_summary(results)
+            made = done | journal.added()
+            folder.write_summary(journal, {name: made[name] for name in named if name in made})
             write_text(collection.results / "skipped.txt", "".join(f"{n}\n" for n in job.notes))
-        if not results:
+        if not made:
             raise UserError(job.notes[0] if job.notes else "Nothing was segmented.")
 
     def video(self, job: Job, source: Path, target: Path, model: Path) -> None:
@@ -86,3 +93,11 @@ class Segmenter:
                     f"The video is damaged at {reader.damage.time:.2f} s ({reader.damage.reason}); "
                     f"the result holds the {job.done} frames that could be read."
                 )
+
+
+def _begin(journal: Journal, settings: dict, named: dict[str, Path], folder: ResultFolder) -> dict:
+    """What is done already by the same model, of photographs that have not changed since."""
+    try:
+        return journal.begin(settings, True, named, folder.is_whole)
+    except UserError:  # by another model: its results are replaced
+        return journal.begin(settings, False, named, folder.is_whole)

@@ -299,7 +299,7 @@ class Pages:
 
     async def check(self, request: Request) -> Response:
         text = text_of(await read_json(request), "folder", 4000)
-        folder = await run_in_threadpool(self.desk.space.named_folder, text)
+        folder = await run_in_threadpool(self.desk.space.named_folder, text, data=True)
         return JSONResponse(self.desk.check(folder).to_plain(), 202)
 
     async def add_archive(self, request: Request) -> Response:

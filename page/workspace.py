@@ -130,7 +130,8 @@ class Workspace:
         self.collections: dict[str, Collection] = {}
         self.lock = threading.RLock()
         (self.path / "collections").mkdir(parents=True, exist_ok=True)
-        for file in sorted((self.path / "collections").glob("*/collection.json")):
+        files = (self.path / "collections").glob("*/collection.json")
+        for file in sorted(files, key=lambda path: path.stat().st_mtime):
             self._load(file)
 
     def _load(self, file: Path) -> None:
@@ -175,8 +176,11 @@ class Workspace:
             self.collections[collection.id] = collection
         return collection
 
-    def named_folder(self, text: str) -> Path:
+    def named_folder(self, text: str, data: bool = False) -> Path:
         """The folder that a person named.
+
+        Args:
+            data: a file of annotations is as good, since it stands for a data set.
 
         Raises:
             UserError: it is not there, or not to be named by whoever asks.
@@ -188,7 +192,8 @@ class Workspace:
             folder = Path(text.strip()).expanduser().resolve(strict=True)
         except (OSError, RuntimeError, ValueError):
             folder = None
-        if folder is None or not folder.is_dir() or not self._may_name(folder):
+        fits = folder is not None and (folder.is_dir() or (data and _annotates(folder)))
+        if not fits or not self._may_name(folder):
             raise UserError(f"{printable(text)[:200]} is no folder here; check how it is written.")
         return folder
 
@@ -202,6 +207,10 @@ class Workspace:
         found = [entry for place in places if place.is_dir() for entry in [place, *place.iterdir()]]
         folders = (entry for entry in found if entry.is_dir() and not entry.name.startswith("."))
         return sorted(str(folder.resolve()) for folder in folders if _holds_pictures(folder))
+
+
+def _annotates(path: Path) -> bool:
+    return path.is_file() and path.suffix.lower() in (".json", ".xml", ".yaml", ".yml")
 
 
 def _holds_pictures(folder: Path) -> bool:
