@@ -171,7 +171,7 @@ class Desk:
             return read_labels(painted), "correction"
         if predicted.is_file():
             return read_labels(predicted), "prediction"
-        if collection.source is not None:
+        if collection.kind == "data":
             pair = collection.pair(entry)
             return resize_mask(collection.source.reader.read(pair), size), "data"
         return np.zeros(size, np.uint8), "nothing"

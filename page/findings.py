@@ -2,8 +2,10 @@
 
 from collections import Counter
 
-from config import IGNORE_INDEX
-from data.checks import NOTES, PROBLEMS, examine_source, span, total_pixels
+import numpy as np
+
+from config import IGNORE_INDEX, ClassTable
+from data.checks import NOTES, PROBLEMS, Finding, Record, examine_source, span, total_pixels
 from page.workspace import Collection
 
 SHOWN = 200  # findings of a kind
@@ -24,44 +26,47 @@ def describe_data(collection: Collection) -> dict:
         for pair in pairs
         if str(pair.image) in by_path
     }
-    totals = {split: total_pixels(members) for split, members in records.items()}
-    table = source.reader.classes
+    totals = [total_pixels(members) for members in records.values()]
     return {
         "reading": source.reader.describe(),
-        "splits": [
-            {
-                "split": split,
-                "pairs": len(members),
-                "width": span([r.size[1] for r in members if r.size]),
-                "height": span([r.size[0] for r in members if r.size]),
-                "formats": dict(Counter(r.format for r in members if r.format)),
-            }
-            for split, members in records.items()
-        ],
-        "classes": [
-            {
-                "name": name,
-                "color": list(color),
-                "shares": [int(p[index]) / max(1, int(p.sum())) for p in totals.values()],
-            }
-            for index, (name, color) in [
-                *enumerate(zip(table.names, table.vis_colors, strict=True)),
-                (IGNORE_INDEX, ("ignored", (128, 128, 128))),
-            ]
-            if index != IGNORE_INDEX or any(p[index] for p in totals.values())
-        ],
-        "findings": [
-            {
-                "what": what,
-                "problem": kind in PROBLEMS,
-                "count": sum(finding.kind == kind for finding in findings),
-                "items": [
-                    {"text": finding.text, "photograph": by_path.get(str(finding.path))}
-                    for finding in findings
-                    if finding.kind == kind
-                ][:SHOWN],
-            }
-            for kind, what in (PROBLEMS | NOTES).items()
-            if any(finding.kind == kind for finding in findings)
-        ],
+        "splits": [_describe_split(split, members) for split, members in records.items()],
+        "classes": _describe_classes(source.reader.classes, totals),
+        "findings": _describe_findings(findings, by_path),
     }
+
+
+def _describe_split(split: str, members: list[Record]) -> dict:
+    sizes = [record.size for record in members if record.size]
+    return {
+        "split": split,
+        "pairs": len(members),
+        "width": span([width for _, width in sizes]),
+        "height": span([height for height, _ in sizes]),
+        "formats": dict(Counter(record.format for record in members if record.format)),
+    }
+
+
+def _describe_classes(table: ClassTable, totals: list[np.ndarray]) -> list[dict]:
+    """Each class with its share of each split's pixels; what is ignored, where there is any."""
+    entries = [*enumerate(zip(table.names, table.vis_colors, strict=True))]
+    if any(pixels[IGNORE_INDEX] for pixels in totals):
+        entries.append((IGNORE_INDEX, ("ignored", (128, 128, 128))))
+    return [
+        {
+            "name": name,
+            "color": list(color),
+            "shares": [int(pixels[index]) / max(1, int(pixels.sum())) for pixels in totals],
+        }
+        for index, (name, color) in entries
+    ]
+
+
+def _describe_findings(findings: list[Finding], by_path: dict[str, str]) -> list[dict]:
+    """The findings kind by kind, each with the id of its photograph where it has one."""
+    found = []
+    for kind, what in (PROBLEMS | NOTES).items():
+        own = [finding for finding in findings if finding.kind == kind]
+        items = [{"text": f.text, "photograph": by_path.get(str(f.path))} for f in own[:SHOWN]]
+        entry = {"what": what, "problem": kind in PROBLEMS, "count": len(own), "items": items}
+        found += [entry] if own else []
+    return found

@@ -4,15 +4,16 @@ This room brings PyTorch. It is imported by the thread that computes, after the 
 """
 
 from pathlib import Path
+from threading import Event
 
 from common.errors import UserError
 from common.files import lock_folder, write_text
 from inference.clips import segmented_clip
 from inference.journal import Journal
 from inference.pictures import segment_pictures
-from inference.predictor import Predictor
+from inference.predictor import Predictor, model_files
 from inference.results import KINDS, ResultFolder
-from models.digests import digest_of_model
+from models.digests import sha256
 from page.jobs import Job
 from page.workspace import Collection
 from video.reader import VideoReader
@@ -52,7 +53,8 @@ class Segmenter:
         named = {entry.name: entry.path for entry in collection.photographs.values()}
         job.total = len(named)
         folder = ResultFolder(collection.results, WRITTEN, predictor.classes)
-        settings = {"model": digest_of_model(model), "save": sorted(WRITTEN)}
+        models = [sha256(path) for path in model_files(model)]
+        settings = {"model": models, "save": sorted(WRITTEN)}
         with lock_folder(collection.results):
             journal = Journal(folder.path, folder.columns)
             done = _begin(journal, settings, named, folder)
@@ -82,10 +84,12 @@ class Segmenter:
         """
         predictor = self._load(model)
         with VideoReader(str(source)) as reader:
-            job.total = reader.expected_frames or 0
-            with segmented_clip(reader, predictor, target, job.stop, smooth=0.8) as written:
+            job.total, stop = reader.expected_frames or 0, Event()
+            with segmented_clip(reader, predictor, target, stop, smooth=0.8) as written:
                 for _ in written:
                     job.done += 1
+                    if job.stop.is_set():
+                        stop.set()
                 if job.done == 0:
                     raise UserError(f"{reader.name} holds no picture; choose another video.")
             if reader.damage:

@@ -195,15 +195,15 @@ class Pages:
         name = clean_name(request.query_params.get("name", ""))
         if not is_image_name(name):
             raise RefusedError(415, f"{printable(name)} is no photograph by its ending.")
-        path = await self._receive(request, collection.root, name, read_image)
-        await run_in_threadpool(collection.find)
-        entry = next(e for e in collection.photographs.values() if e.path.name == path.name)
+        waiting = await self._receive(request, collection.root, name, read_image)
+        taken = {entry.name.casefold() for entry in collection.photographs.values()}
+        entry = collection.add(waiting.rename(free_name(collection.root, name, taken)))
         return JSONResponse({"id": entry.id, "name": printable(entry.name)}, 201)
 
     async def _receive(
         self, request: Request, folder: Path, name: str, check: Callable[[Path], Any]
     ) -> Path:
-        """Stream a body into a file of a folder; it gets its name when it is whole and sound."""
+        """Stream a body into a file of a folder, whose hidden name is changed when it is sound."""
         folder.mkdir(parents=True, exist_ok=True)
         waiting = folder / f".tmp-{secrets.token_hex(4)}{Path(name).suffix}"
         try:
@@ -214,11 +214,10 @@ class Pages:
                 await run_in_threadpool(check, waiting)
             except UserError as error:
                 raise RefusedError(422, str(error).replace(str(waiting), name)) from error
-            path = free_name(folder, name)
-            waiting.rename(path)
-            return path
-        finally:
+        except BaseException:
             waiting.unlink(missing_ok=True)
+            raise
+        return waiting
 
     async def segment(self, request: Request) -> Response:
         collection = self.desk.collection(request.path_params["cid"])
@@ -307,7 +306,8 @@ class Pages:
         if not name.lower().endswith(".zip"):
             raise RefusedError(415, "An archive is a .zip file here.")
         folder = self.desk.space.path / "data"
-        path = await self._receive(request, folder, name, lambda _: None)
+        waiting = await self._receive(request, folder, name, lambda _: None)
+        path = waiting.rename(free_name(folder, name))
         unpacked = await run_in_threadpool(self.desk.unpack, path, name)
         return JSONResponse({"folder": str(unpacked)}, 201)
 
@@ -352,7 +352,8 @@ class Pages:
         if Path(name).suffix.lower() not in VIDEO_ENDINGS:
             raise RefusedError(415, f"{printable(name)} is no video by its ending.")
         folder = self.desk.space.path / "videos"
-        path = await self._receive(request, folder, name, lambda _: None)
+        waiting = await self._receive(request, folder, name, lambda _: None)
+        path = waiting.rename(free_name(folder, name))
         model = request.query_params.get("model", "")
         job = await run_in_threadpool(self.desk.mark_video, path, model)
         return JSONResponse(job.to_plain(), 202)

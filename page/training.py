@@ -157,6 +157,7 @@ class Trainings:
             "log": log[-4000:],
             "error": next((x[7:] for x in log.splitlines()[::-1] if x.startswith("error: ")), ""),
             "has_model": (folder / BEST).is_file(),
+            "pictured": (picture := self.picture(name)) and picture.name,
             "has_report": (folder / "report.html").is_file(),
         }
 

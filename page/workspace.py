@@ -11,6 +11,7 @@ import re
 import secrets
 import threading
 import unicodedata
+from collections.abc import Container
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -74,6 +75,10 @@ class Collection:
         """Write what a restart needs."""
         plain = {"title": self.title, "kind": self.kind, "root": str(self.root)}
         plain |= {"classes": self.classes and self.classes.to_plain(), "model": self.model}
+        if self.kind == "data":
+            # Opening it again would read its masks, and nobody may ask for them.
+            entries = self.photographs.values()
+            plain["photographs"] = [[e.name, str(e.path), e.split] for e in entries]
         write_text(self.home / "collection.json", json.dumps(plain, indent=1) + "\n")
 
     def find(self) -> None:
@@ -98,12 +103,23 @@ class Collection:
             # No link leads out of the folder.
             named = {n: path for n, path in named.items() if path.resolve().is_relative_to(root)}
             found = [(name, path, "") for name, path in named.items()]
+        self.fill(found)
+
+    def fill(self, found: list[tuple[str, Path, str]]) -> None:
+        """Take photographs over: each its name, its path and its split."""
         entries = (Photograph(_digest(f"{self.id}/{name}"), name, *rest) for name, *rest in found)
         self.photographs = {entry.id: entry for entry in entries}
 
+    def add(self, path: Path) -> Photograph:
+        """Take over a photograph that was dropped; no other has its stem."""
+        entry = Photograph(_digest(f"{self.id}/{path.stem}"), path.stem, path)
+        self.photographs[entry.id] = entry
+        return entry
+
     def pair(self, photograph: Photograph) -> Pair:
         """The pair of a data set that a photograph belongs to."""
-        pairs = self.source.pairs[photograph.split]
+        source = self.source or survey_source(self.root)
+        self.source, pairs = source, source.pairs[photograph.split]
         return next(pair for pair in pairs if pair.image == photograph.path)
 
     def figures(self) -> dict[str, dict[str, str]]:
@@ -146,7 +162,11 @@ class Workspace:
                 classes=classes,
                 **text,
             )
-            collection.find()
+            if collection.kind == "data":
+                listed = plain["photographs"]
+                collection.fill([(str(n), Path(path), str(split)) for n, path, split in listed])
+            else:
+                collection.find()
         except (OSError, ValueError, KeyError, TypeError, UserError):
             return  # its folder is gone or damaged: what was made of it stays on the disk
         self.collections[collection.id] = collection
@@ -233,10 +253,14 @@ def clean_name(text: str) -> str:
     return f"_{name}" if RESERVED.fullmatch(name) else name
 
 
-def free_name(folder: Path, name: str) -> Path:
-    """A path in a folder that no file has: `a.jpg`, else `a_2.jpg`."""
+def free_name(folder: Path, name: str, taken: Container[str] = ()) -> Path:
+    """A path in a folder that no file has: `a.jpg`, else `a_2.jpg`.
+
+    Args:
+        taken: stems in small letters that are not free either.
+    """
     path, number = folder / name, 1
-    while path.exists():
+    while path.exists() or path.stem.casefold() in taken:
         number += 1
         path = folder / f"{Path(name).stem}_{number}{Path(name).suffix}"
     return path

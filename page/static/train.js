@@ -2,11 +2,12 @@
 
 import { nameOf, refresh } from "./main.js";
 import { byId, duration, fill, make, tried } from "./parts.js";
-import { ask, post, ticket } from "./server.js";
+import { blobOf, post, ticket } from "./server.js";
 
 const WORDS = { running: "at work", done: "finished", stopped: "stopped", failed: "failed" };
 const GOOD = { done: "badge good", failed: "badge bad" };
-let drawn = "", picture = "";
+let drawn = "";
+const picture = { name: "", url: "" }; // the last one that was fetched
 
 export function update(state) {
   const weights = [["", "the recipe's own"], ["none", "none, random"], ...state.models.map(model => [model.id, `your model ${nameOf(model)}`])];
@@ -49,17 +50,16 @@ function live(run) {
 
 // Photograph, truth and prediction after the last epoch.
 async function showPicture(run) {
-  const box = byId("run-picture");
-  if (!box) return;
-  try {
-    const blob = await (await ask(`/api/runs/${run.id}/picture`)).blob();
-    if (picture) URL.revokeObjectURL(picture);
-    picture = URL.createObjectURL(blob);
-    const name = "Validation pictures after the last epoch: photograph, truth, prediction";
-    byId("run-picture")?.replaceChildren(make("img", { class: "picture", src: picture, alt: name }), make("p", { class: "soft" }, name));
-  } catch {
-    box.replaceChildren(); // no epoch has left one yet
+  if (!run.pictured || !byId("run-picture")) return;
+  const name = `${run.id}/${run.pictured}`;
+  if (picture.name !== name) {
+    const blob = await tried(() => blobOf(`/api/runs/${run.id}/picture`));
+    if (!blob) return;
+    if (picture.url) URL.revokeObjectURL(picture.url);
+    Object.assign(picture, { name, url: URL.createObjectURL(blob) });
   }
+  const text = "Validation pictures after the last epoch: photograph, truth, prediction";
+  byId("run-picture")?.replaceChildren(make("img", { class: "picture", src: picture.url, alt: text }), make("p", { class: "soft" }, text));
 }
 
 const SVG = "http://www.w3.org/2000/svg";

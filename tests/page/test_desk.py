@@ -17,6 +17,7 @@ from tiny_video import write_video
 import app
 from common.errors import UserError
 from data.images import write_image
+from page import workspace
 from page.jobs import WAITING, Job, Worker
 from page.training import Trainings, Wish, find_models
 from training.flags import parse_args
@@ -103,6 +104,32 @@ def test_a_restart_finds_what_was_there(desk, client, tmp_path):
     assert made not in type(desk)(desk.space.path, None, "cpu").space.collections
 
 
+def test_two_photographs_of_one_name_keep_results_of_their_own(desk, client, tmp_path):
+    made = client.post("/api/collections", json={"title": "mine"}).json()["id"]
+    for name in ("a.png", "A.png", "a.jpg"):
+        write_image(tmp_path / name, photo())
+        content = (tmp_path / name).read_bytes()
+        client.put(f"/api/collections/{made}/photographs?name={name}", content=content)
+    names = {entry.id: entry.name for entry in desk.collection(made).photographs.values()}
+    assert sorted(name.casefold() for name in names.values()) == ["a", "a_2", "a_3"]
+    again = type(desk)(desk.space.path, None, "cpu").collection(made)
+    assert {entry.id: entry.name for entry in again.photographs.values()} == names
+
+
+def test_a_restart_reads_no_masks_before_they_are_asked_for(desk, tmp_path, monkeypatch):
+    root, opened = make_data(tmp_path / "set", [blobs()] * 2), []
+    data = desk.space.open(root, "data")
+    survey = workspace.survey_source
+    monkeypatch.setattr(workspace, "survey_source", lambda at: opened.append(at) or survey(at))
+    again = type(desk)(desk.space.path, None, "cpu")
+    found = again.collection(data.id)
+    assert found.photographs == data.photographs
+    assert opened == []
+    mask, origin = again.mask(found, next(iter(found.photographs.values())))
+    assert (origin, opened) == ("data", [root])
+    np.testing.assert_array_equal(mask, blobs())
+
+
 def test_the_data_check_is_told_in_figures_and_sentences(client, tmp_path):
     root = make_data(tmp_path / "set", [blobs()] * 2)
     Image.fromarray(blobs((0, 7))).save(root / "train_masks/001.png")
@@ -136,9 +163,9 @@ def test_a_video_comes_back_marked(desk, client, tmp_path):
 
 
 def test_a_wish_is_what_train_py_understands(tmp_path):
-    wish = Wish(str(tmp_path), "light", 3, "timm/x", "none", (64, 32), 2)
+    wish = Wish(str(tmp_path), "light", 3, "timm/convnext_tiny", "none", (64, 32), 2)
     args, _ = parse_args(wish.flags())
-    assert (str(args.data), args.epochs, args.model) == (str(tmp_path), 3, "timm/x")
+    assert (str(args.data), args.epochs, args.model) == (str(tmp_path), 3, "timm/convnext_tiny")
     assert (args.imgsz, args.batch, args.weights) == ((32, 64), 2, "none")
     assert parse_args(Wish("--overwrite", "light", 1).flags())[0].overwrite is False
 
