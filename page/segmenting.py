@@ -12,13 +12,13 @@ from inference.clips import segmented_clip
 from inference.journal import Journal
 from inference.pictures import segment_pictures
 from inference.predictor import Predictor, model_files
-from inference.results import KINDS, ResultFolder
+from inference.results import ResultFolder
 from models.digests import sha256
 from page.jobs import Job
 from page.workspace import Collection
 from video.reader import VideoReader
 
-WRITTEN = tuple(kind for kind in KINDS if kind in ("overlay", "mask", "cvat", "coco"))
+WRITTEN = ("overlay", "mask", "cvat", "coco", "labelstudio")
 THREADS = 2  # that read and write photographs beside the model
 
 

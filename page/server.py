@@ -36,7 +36,7 @@ MAX_UPLOAD = 64 << 20  # bytes of a photograph, a video, an archive, a mask
 MAX_JSON = 1 << 16
 WRONG_GUESS = 1.0  # seconds until the next password may be tried
 VIDEO_ENDINGS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mts", ".3gp")
-DOWNLOADS = ("results.csv", "summary.html", "cvat.zip", "coco.zip", "coco.json")
+DOWNLOADS = ("results.csv", "summary.html", "cvat.zip", "coco.json", "labelstudio.json")
 
 
 class RefusedError(Exception):

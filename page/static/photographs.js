@@ -243,7 +243,7 @@ byId("more").addEventListener("click", () => { shown += PAGE; rows(); });
 
 // --- Downloads ---
 
-const TITLES = { "results.csv": "Table (CSV)", "summary.html": "Gallery", "cvat.zip": "CVAT archive", "coco.zip": "COCO archive", "coco.json": "COCO file" };
+const TITLES = { "results.csv": "Table (CSV)", "summary.html": "Gallery", "cvat.zip": "CVAT", "coco.json": "COCO", "labelstudio.json": "Label Studio" };
 
 export async function download(what, id) {
   const url = await tried(() => ticket(what, id));

@@ -85,6 +85,7 @@ def test_a_broken_photograph_does_not_stop_the_rest(desk, client, tmp_path):
     written = Image.open(next(desk.space.path.rglob("a_mask.png")))
     np.testing.assert_array_equal(mask, np.array(written))
     assert figures["pixels_disease"] == (mask == 1).sum()
+    assert {"results.csv", "cvat.zip", "coco.json"} <= set(shown["downloads"])
     for what in shown["downloads"]:
         url = client.post("/api/tickets", json={"what": what, "id": made}).json()["url"]
         assert client.get(url, headers={"x-token": ""}).status_code == 200
