@@ -1,7 +1,7 @@
 """Open the page on which all of it is done without a terminal: look, train, segment, correct.
 
     python app.py
-    python app.py --port 8080 --no-browser --work-dir my_work
+    python app.py --port 8080 --no-browser --out-dir outputs/my_page
     python app.py --host 0.0.0.0 --password        # for others in the same network
 
 It needs two more packages: pip install -r requirements-app.txt. Ctrl-C ends the page; a training
@@ -35,7 +35,7 @@ def parse_args() -> argparse.Namespace:
     what = "what others must type; bare: it is asked for"
     parser.add_argument("--password", nargs="?", const="", metavar="TEXT", help=what)
     what = "folder for photographs, corrections, trainings"
-    parser.add_argument("--work-dir", type=Path, default=Path("outputs/page"), help=what)
+    cli.add_shared(parser, "--out-dir", default=Path("outputs/page"), help=what)
     return parser.parse_args()
 
 
@@ -91,10 +91,10 @@ def main() -> int:
         raise UserError("The page needs: pip install -r requirements-app.txt") from error
     remote = not is_loopback(args.host)
     password = choose_password(args, remote)
-    with lock_folder(args.work_dir):
+    with lock_folder(args.out_dir):
         # Whoever sits elsewhere names no folder of this machine beside those for data.
         roots = [Path("input")] if remote else None
-        desk, token = Desk(args.work_dir, roots, args.device), secrets.token_urlsafe(24)
+        desk, token = Desk(args.out_dir, roots, args.device), secrets.token_urlsafe(24)
         listener = listen(args.host, args.port)
         port = listener.getsockname()[1]
         host = "127.0.0.1" if args.host in ("0.0.0.0", "::") else args.host
@@ -109,7 +109,10 @@ def main() -> int:
                 timeout_graceful_shutdown=3,
             )
         )  # fmt: skip
-        server.run(sockets=[listener])
+        try:
+            server.run(sockets=[listener])
+        except KeyboardInterrupt:
+            print("\nThe page is closed; a training that it started goes on.")
     return 0
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -172,8 +173,9 @@ class Desk:
         if predicted.is_file():
             return read_labels(predicted), "prediction"
         if collection.kind == "data":
-            pair = collection.pair(entry)
-            return resize_mask(collection.source.reader.read(pair), size), "data"
+            with suppress(UserError):  # a mask that cannot be read is painted anew
+                labels = collection.read(entry)
+                return resize_mask(labels, size), "data"
         return np.zeros(size, np.uint8), "nothing"
 
     def save_mask(
@@ -258,8 +260,8 @@ class Desk:
 
     # --- Trainings ---
 
-    def train(self, wish: dict) -> str:
-        """Begin a training with what a person chose; returns its name.
+    def train(self, wish: dict) -> Job:
+        """Begin a training with what a person chose.
 
         Raises:
             UserError: a choice that cannot be, or another training is at work.
@@ -271,16 +273,20 @@ class Desk:
         weights = wish.get("weights") or None
         if weights not in (None, "none"):
             weights = str(self.model(weights))
+        self.trainings.refuse_second()
         name = self.trainings.new_name()
-        snapshot = self.space.path / "training_data" / name
-        data = training_folder(root, painted, snapshot)
+        title = printable(root.name if root else "corrections")
+        title += " with corrections" if root and painted else ""
         options = {key: wish.get(key) or None for key in ("model", "imgsz", "batch")}
-        chosen = Wish(str(data), wish["recipe"], wish["epochs"], weights=weights, **options)
-        title = printable(root.name if root else "corrections") + (
-            " with corrections" if root and painted else ""
-        )
-        self.trainings.start(name, chosen, title)
-        return name
+        options |= {"recipe": wish["recipe"], "epochs": wish["epochs"], "weights": weights}
+
+        def work(job: Job) -> None:
+            target = self.space.path / "training_data" / name
+            data = training_folder(root, painted, target)
+            self.trainings.start(name, Wish(str(data), **options), title)
+
+        # To bring a data set and its corrections together, each of its masks is read.
+        return self.worker.submit(Job("train", f"Preparing {title}", "train"), work)
 
     def _chosen_corrections(self, root: Path | None) -> Path:
         """The corrections of the classes that a data set has; without one, the newest."""

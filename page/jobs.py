@@ -20,7 +20,7 @@ class Job:
     """Something that takes long, as far as it is.
 
     Args:
-        kind: "segment", "check", "video", "sample" or "archive".
+        kind: "segment", "check", "video", "sample" or "train".
         about: the id of what it works on.
         state: "waiting", "running", "done", "stopped" or "failed".
         done, total: of its steps; a total of 0 says that nobody knows.

@@ -324,8 +324,8 @@ class Pages:
         wish["batch"] = number_of(content, "batch", 1, 1024)
         wish["imgsz"] = tuple(sides) if all(sides) else None
         wish["corrections"] = content.get("corrections") is True
-        name = await run_in_threadpool(self.desk.train, wish)
-        return JSONResponse({"id": name}, 202)
+        job = await run_in_threadpool(self.desk.train, wish)
+        return JSONResponse(job.to_plain(), 202)
 
     def _run(self, request: Request) -> str:
         name = request.path_params["rid"]
@@ -451,8 +451,9 @@ async def _refused(request: Request, error: Exception) -> Response:
 
 
 async def _explained(request: Request, error: Exception) -> Response:
-    full = isinstance(error, OSError)
-    return JSONResponse({"error": explain(error)}, 500 if full else 422)
+    if isinstance(error, FileNotFoundError):
+        return await _missing(request, error)
+    return JSONResponse({"error": explain(error)}, 500 if isinstance(error, OSError) else 422)
 
 
 async def _missing(request: Request, error: Exception) -> Response:

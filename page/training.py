@@ -81,7 +81,7 @@ class Trainings:
             UserError: another one is at work.
         """
         with self._lock:
-            self._refuse_second()
+            self.refuse_second()
             about = asdict(wish) | {"title": title}
             write_text(self.folder / name / "page.json", json.dumps(about, indent=1) + "\n")
             self._run(name, wish.flags())
@@ -93,12 +93,17 @@ class Trainings:
             UserError: there is nothing to go on from, or another one is at work.
         """
         with self._lock:
-            self._refuse_second()
+            self.refuse_second()
             if not (self.folder / name / "last.pth").is_file():
                 raise UserError("No epoch of this training was finished; start a new one.")
             self._run(name, ["--resume"])
 
-    def _refuse_second(self) -> None:
+    def refuse_second(self) -> None:
+        """Keep it at one training at a time.
+
+        Raises:
+            UserError: one is at work.
+        """
         running = [name for name in self.names() if self.is_running(name)]
         if running:
             raise UserError("A training is at work already; wait for its end, or stop it.")

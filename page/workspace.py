@@ -15,6 +15,8 @@ from collections.abc import Container
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from common.errors import UserError
 from common.files import write_text
 from common.text import printable
@@ -22,7 +24,6 @@ from config import ClassTable
 from data.classes import SPARE_COLORS, format_class_table, read_class_table
 from data.images import is_image_name
 from data.inputs import find_inputs
-from data.pairs import Pair
 from data.source import Source, survey_source
 
 FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]')  # by Windows, in names of files
@@ -116,11 +117,15 @@ class Collection:
         self.photographs[entry.id] = entry
         return entry
 
-    def pair(self, photograph: Photograph) -> Pair:
-        """The pair of a data set that a photograph belongs to."""
-        source = self.source or survey_source(self.root)
-        self.source, pairs = source, source.pairs[photograph.split]
-        return next(pair for pair in pairs if pair.image == photograph.path)
+    def read(self, photograph: Photograph) -> np.ndarray:
+        """The data set's own mask of a photograph, (H, W) uint8.
+
+        Raises:
+            UserError: it cannot be read.
+        """
+        self.source = source = self.source or survey_source(self.root)
+        pairs = source.pairs[photograph.split]
+        return source.reader.read(next(p for p in pairs if p.image == photograph.path))
 
     def figures(self) -> dict[str, dict[str, str]]:
         """The lines of results.csv by the photographs' ids."""

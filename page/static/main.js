@@ -50,7 +50,10 @@ async function look() {
   const folders = state.folders.map(folder => make("option", { value: folder }));
   byId("folders").replaceChildren(...folders);
   const models = state.models.map(model => [model.id, nameOf(model)]);
-  for (const id of ["model", "video-model"]) fill(byId(id), models.length ? models : [["", "none yet"]]);
+  for (const id of ["model", "video-model"]) {
+    const select = byId(id), chosen = select.dataset.chosen ?? models[0]?.[0]; // the newest, until somebody chooses
+    fill(select, models.length ? models : [["", "none yet"]], chosen);
+  }
   showJobs(state.jobs);
   for (const listener of listeners) listener.update(state);
   for (const job of state.jobs) {
@@ -106,6 +109,7 @@ window.addEventListener("hashchange", () => {
   show();
   refresh();
 });
+for (const id of ["model", "video-model"]) byId(id).addEventListener("change", ({ target }) => { target.dataset.chosen = target.value; });
 // A file that misses the place to drop it must not take the place of the page.
 for (const name of ["dragover", "drop"]) window.addEventListener(name, event => event.preventDefault());
 if (hasToken()) show();

@@ -31,8 +31,9 @@ export function ended(job) {
     if (job.notes.length) say(`${job.notes.length} left out. ${job.notes[0]}`, true);
   }
   if (job.kind === "sample" && job.result.photographs) {
+    byId("train-form").elements.data.value = job.result.folder;
     show(job.result.photographs);
-    say("The sample leaves are drawn. Train on them: section Train, data set “leaves”.");
+    say("The sample leaves are drawn. Next: section Train.");
   }
 }
 

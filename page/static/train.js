@@ -1,12 +1,12 @@
 // Train: what a person chooses, and the run as it goes.
 
 import { nameOf, refresh } from "./main.js";
-import { byId, duration, fill, make, tried } from "./parts.js";
+import { byId, duration, fill, make, say, tried } from "./parts.js";
 import { blobOf, post, ticket } from "./server.js";
 
 const WORDS = { running: "at work", done: "finished", stopped: "stopped", failed: "failed" };
 const GOOD = { done: "badge good", failed: "badge bad" };
-let drawn = "";
+let drawn = "", running = "";
 const picture = { name: "", url: "" }; // the last one that was fetched
 
 export function update(state) {
@@ -17,6 +17,8 @@ export function update(state) {
   const now = JSON.stringify([run, state.runs.map(each => each.state)]);
   if (now === drawn) return;
   drawn = now;
+  if (running === run?.id && run.state !== "running") say(`The training is ${WORDS[run.state]}.`, run.state === "failed");
+  running = run?.state === "running" ? run.id : "";
   byId("live").replaceChildren(...(run ? [live(run)] : []));
   if (run) showPicture(run);
   history(state.runs);

@@ -139,11 +139,14 @@ def test_the_data_check_is_told_in_figures_and_sentences(client, tmp_path):
     assert [(split["split"], split["pairs"]) for split in result["splits"]] == [
         ("train", 2), ("valid", 2),
     ]  # fmt: skip
+    address = f"/api/collections/{result['collection']}"
+    shown = client.get(address).json()["photographs"]
+    again = client.get(f"{address}/photographs/{shown[1]['id']}/mask")
+    assert again.headers["x-origin"] == "nothing"  # a mask without sense is painted anew
     [wrong] = [finding for finding in result["findings"] if finding["problem"]]
     assert "001.png" in wrong["items"][0]["text"]
-    shown = client.get(f"/api/collections/{result['collection']}").json()["photographs"]
     assert wrong["items"][0]["photograph"] in [entry["id"] for entry in shown]
-    address = f"/api/collections/{result['collection']}/photographs/{shown[0]['id']}"
+    address = f"{address}/photographs/{shown[0]['id']}"
     assert client.get(f"{address}/thumbnail").headers["content-type"] == "image/jpeg"
     shares = {entry["name"]: entry["shares"] for entry in result["classes"]}
     assert sum(share[0] for share in shares.values()) == pytest.approx(1)
