@@ -79,9 +79,9 @@ function chart(title, rows, figure) {
   const values = lines.map(([split]) => rows.map(row => row[`${split}_${figure}`]));
   const all = values.flat().filter(value => typeof value === "number");
   const high = figure === "miou" ? 1 : Math.max(...all, 1e-9) * 1.05, last = Math.max(2, rows.length);
-  const x = i => left + (width - left - 8) * (last === 1 ? 0 : i / (last - 1)), y = v => (height - bottom) * (1 - v / high) + 4;
+  const x = i => left + (width - left - 8) * (last === 1 ? 0 : i / (last - 1)), y = v => (height - bottom - 14) * (1 - v / high) + 10;
   const svg = draw("svg", { viewBox: `0 0 ${width} ${height}`, role: "img" });
-  const now = lines.map(([split], i) => `${split === "valid" ? "validation" : "training"} ${values[i].at(-1)?.toFixed(3)}`);
+  const now = lines.map(([split], i) => `${split === "valid" ? "validation" : "training"} ${values[i].at(-1)?.toFixed(2)}`);
   svg.append(draw("title", {}, `${title} by epoch; last: ${now.join(", ")}`));
   for (const share of [0, 0.25, 0.5, 0.75, 1]) {
     svg.append(draw("line", { x1: left, x2: width - 8, y1: y(share * high), y2: y(share * high), stroke: "#e2e8e3" }));
@@ -93,7 +93,11 @@ function chart(title, rows, figure) {
     svg.append(draw("polyline", { points: points.join(" "), fill: "none", stroke: color, "stroke-width": 2.4, "stroke-linejoin": "round" }));
     if (points.length) svg.append(draw("circle", { cx: points.at(-1).split(",")[0], cy: points.at(-1).split(",")[1], r: 3.5, fill: color }));
   });
-  return make("figure", {}, make("figcaption", {}, `${title}: ${now.join(", ")}`), svg);
+  return make("figure", {}, make("figcaption", {}, make("b", {}, title), ...now.map((text, i) => {
+    const entry = make("span", {}, ` ${text}`);
+    entry.style.color = lines[i][1];
+    return entry;
+  })), svg);
 }
 
 async function report(id) {
