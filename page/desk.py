@@ -89,7 +89,7 @@ class Desk:
         figures, classes = collection.figures(), collection.classes
         copies = self.corrections.copies(classes) if classes else {}
         rows = []
-        for entry in collection.photographs.values():
+        for entry in list(collection.photographs.values()):
             painted = classes and self.corrections.find(entry.path, classes, copies)
             name = printable(entry.path.stem if entry.split else entry.name)
             shown = {"id": entry.id, "name": name, "split": entry.split}
@@ -150,7 +150,7 @@ class Desk:
         classes = self.adopt_classes(collection)
         copies = self.corrections.copies(classes)
         with replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
-            for entry in collection.photographs.values():
+            for entry in list(collection.photographs.values()):
                 predicted = result_path(collection.results, entry.name, MASK_ENDING)
                 painted = self.corrections.find(entry.path, classes, copies)
                 if painted is not None or predicted.is_file():
@@ -208,7 +208,7 @@ class Desk:
             return entry.split
         size, digest = entry.path.stat().st_size, ""
         for other in list(self.space.collections.values()):
-            for twin in other.photographs.values() if other.kind == "data" else ():
+            for twin in list(other.photographs.values()) if other.kind == "data" else ():
                 if twin.path.is_file() and twin.path.stat().st_size == size:
                     digest = digest or content_digest(entry.path)
                     if content_digest(twin.path) == digest:

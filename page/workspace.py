@@ -132,7 +132,7 @@ class Collection:
         path = self.results / "results.csv"
         if not path.is_file():
             return {}
-        by_path = {str(entry.path): entry.id for entry in self.photographs.values()}
+        by_path = {str(entry.path): entry.id for entry in list(self.photographs.values())}
         with open(path, newline="", encoding="utf-8") as file:
             rows = [row for row in csv.DictReader(file) if row.get("file") in by_path]
         return {by_path[row["file"]]: row for row in rows}
