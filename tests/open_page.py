@@ -19,9 +19,9 @@ FLAGS = """--no-sandbox --disable-gpu --disable-dev-shm-usage --disable-quic --n
 
 
 @contextmanager
-def serving(desk, **options):
-    """The page on a free port; yields its address."""
-    listener = listen("127.0.0.1", 0)
+def serving(desk, port=0, **options):
+    """The page on a port, 0 for any that is free; yields its address."""
+    listener = listen("127.0.0.1", port)
     port = listener.getsockname()[1]
     app = make_app(desk, TOKEN, port=port, **options)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))

@@ -112,7 +112,12 @@ async function store(seen) {
     dirty = true;
     status("Not saved");
     if (error instanceof Refusal && error.status === 412) conflict(error.message);
-    else say(error.message, true);
+    else if (error.status === 0 || error.status === 401) {
+      // The server is away, or was started anew: as soon as it is back, or its new address is open
+      // in another window, this is saved.
+      status(`Not saved yet. ${error.message}`);
+      timer = setTimeout(flush, 3000);
+    } else say(error.message, true);
     return false;
   }
 }
@@ -461,4 +466,5 @@ byId("opacity").addEventListener("input", () => {
   view.drawMask();
 });
 new ResizeObserver(() => { if (view?.resize()) fitAll(); }).observe(byId("stage"));
+window.addEventListener("beforeunload", event => { if (dirty || saving) event.preventDefault(); });
 document.addEventListener("visibilitychange", () => { if (document.hidden) flush(); });

@@ -256,6 +256,22 @@ def test_a_window_that_closes_right_after_a_stroke_loses_nothing(
     assert desk.corrections.find(canvas.entry.path, photographs.classes) is not None
 
 
+def test_what_is_painted_while_the_server_is_away_is_saved_when_it_is_back(
+    browser, desk, photographs
+):
+    context = browser.new_context(**DESKTOP)
+    page = context.new_page()
+    with serving(desk) as address:
+        page.goto(f"{address}/#{TOKEN}")
+        canvas = Canvas(page, desk, photographs)
+    canvas.drag((10.5, 10.5), (20.5, 10.5))
+    expect(page.locator("#saved")).to_contain_text("Not saved yet")
+    assert desk.corrections.find(canvas.entry.path, photographs.classes) is None
+    with serving(desk, port=int(address.rpartition(":")[2])):
+        assert canvas.saved()[10, 15] == 1
+        context.close()
+
+
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
 def test_no_view_has_a_serious_fault_of_accessibility(browser, desk, address, photographs, size):
     with at(browser, address, **size) as page:
