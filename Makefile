@@ -53,6 +53,7 @@ soak: .venv/.installed-dev
 	$(VENV)/python tests/soak/many_pictures.py --count 4000
 	$(VENV)/python tests/soak/large_map.py
 	$(VENV)/python tests/soak/video.py --count 10
+	$(VENV)/python tests/soak/page.py
 
 # The main row of docs/results.md, from the folder of a data set. Seeds that are trained already are
 # only measured again: after a change of data, recipe or code, name another folder with RESULTS=.

@@ -103,16 +103,15 @@ def main() -> int:
         print(f"The page is open at {address}\nCtrl-C ends it.", flush=True)
         if not args.no_browser:
             threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
-        server = uvicorn.Server(
-            uvicorn.Config(
-                app, log_level="warning", server_header=False, limit_concurrency=200,
-                timeout_graceful_shutdown=3,
-            )
-        )  # fmt: skip
+        # Of an error that nobody foresaw the browser gets the sentence.
+        options = {"log_level": "error" if args.debug else "critical", "server_header": False}
+        limits = {"limit_concurrency": 200, "timeout_graceful_shutdown": 10}
         try:
-            server.run(sockets=[listener])
+            uvicorn.Server(uvicorn.Config(app, **options, **limits)).run(sockets=[listener])
         except KeyboardInterrupt:
             print("\nThe page is closed; a training that it started goes on.")
+        finally:
+            desk.worker.close()
     return 0
 
 

@@ -6,6 +6,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from common.cli import explain
@@ -50,9 +51,10 @@ class Worker:
 
     def __init__(self) -> None:
         self.jobs: dict[str, Job] = {}
-        self._line: queue.Queue[tuple[Job, Callable[[Job], None]]] = queue.Queue(WAITING)
+        self._line: queue.Queue[tuple[Job, Callable[[Job], None]] | None] = queue.Queue(WAITING)
         self._lock = threading.Lock()
-        threading.Thread(target=self._run, name="worker", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name="worker", daemon=True)
+        self._thread.start()
 
     def submit(self, job: Job, work: Callable[[Job], None]) -> Job:
         """Put a job into the line.
@@ -78,14 +80,17 @@ class Worker:
                 del self.jobs[name]
         return job
 
-    def stop_all(self) -> None:
-        """Ask all jobs to end; what they have written so far is whole."""
+    def close(self, seconds: float = 5) -> None:
+        """Ask all jobs to end, and give the one at work a moment; what it has written is whole."""
         for job in list(self.jobs.values()):
             job.stop.set()
+        with suppress(queue.Full):  # then the thread ends with the process
+            self._line.put_nowait(None)
+        self._thread.join(seconds)
 
     def _run(self) -> None:
-        while True:
-            job, work = self._line.get()
+        while (entry := self._line.get()) is not None:
+            job, work = entry
             if job.stop.is_set():
                 job.state = "stopped"
                 continue

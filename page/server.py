@@ -10,7 +10,6 @@ import json
 import re
 import secrets
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -433,15 +432,8 @@ def make_app(
         Route("/ticket/{ticket}", pages.file),
     ]
     handlers = {RefusedError: _refused, UserError: _explained, KeyError: _missing}
-    handlers |= {OSError: _explained, ClientDisconnect: _gone}
-
-    @asynccontextmanager
-    async def lifespan(app: Starlette):
-        yield
-        desk.worker.stop_all()
-
-    app = Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)
-    return Guard(app, token, port, remote)
+    handlers |= {OSError: _explained, ClientDisconnect: _gone, Exception: _explained}
+    return Guard(Starlette(routes=routes, exception_handlers=handlers), token, port, remote)
 
 
 async def _refused(request: Request, error: Exception) -> Response:
@@ -453,7 +445,7 @@ async def _refused(request: Request, error: Exception) -> Response:
 async def _explained(request: Request, error: Exception) -> Response:
     if isinstance(error, FileNotFoundError):
         return await _missing(request, error)
-    return JSONResponse({"error": explain(error)}, 500 if isinstance(error, OSError) else 422)
+    return JSONResponse({"error": explain(error)}, 422 if isinstance(error, UserError) else 500)
 
 
 async def _missing(request: Request, error: Exception) -> Response:

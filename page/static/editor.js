@@ -206,8 +206,9 @@ async function wave(x, y) {
     if (here !== mask) return;
     mask.begin();
     mask.stamp(answer.headers.get("X-Box").split(",").map(Number), found, painted());
-    status("");
-    touched(mask.end());
+    const box = mask.end();
+    status(box ? "" : "All that looks alike has this class already");
+    touched(box);
   } catch (error) {
     say(error.message, true);
   }

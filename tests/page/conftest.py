@@ -15,7 +15,7 @@ def desk(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     made = Desk(tmp_path / "work", None, "cpu")
     yield made
-    made.worker.stop_all()
+    made.worker.close()
 
 
 @pytest.fixture

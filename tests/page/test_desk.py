@@ -10,7 +10,9 @@ import time
 import numpy as np
 import pytest
 from data_sets import blobs, make_data, photo
+from open_page import HOME, TOKEN
 from PIL import Image
+from starlette.testclient import TestClient
 from tiny_model import save_tiny
 from tiny_video import write_video
 
@@ -19,6 +21,7 @@ from common.errors import UserError
 from data.images import write_image
 from page import workspace
 from page.jobs import WAITING, Job, Worker
+from page.server import make_app
 from page.training import Trainings, Wish, find_models
 from training.flags import parse_args
 
@@ -62,6 +65,7 @@ def test_the_line_is_bounded_and_outlives_what_fails_in_it(capsys):
     assert {job.state for job in rest[:-1]} == {"failed"}
     assert "unexpected ZeroDivisionError" in rest[0].error
     assert "ZeroDivisionError" in capsys.readouterr().err
+    worker.close()
 
 
 def test_a_broken_photograph_does_not_stop_the_rest(desk, client, tmp_path):
@@ -271,3 +275,12 @@ def test_the_missing_packages_are_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     with pytest.raises(UserError, match=r"pip install -r requirements-app\.txt"):
         app.main()
+
+
+def test_an_error_that_nobody_foresaw_is_a_sentence_in_the_browser(desk, monkeypatch):
+    monkeypatch.setattr(desk, "models", lambda: 1 / 0)
+    app = make_app(desk, TOKEN)
+    client = TestClient(app, base_url=HOME, raise_server_exceptions=False)
+    answer = client.get("/api/state", headers={"x-token": TOKEN})
+    assert answer.status_code == 500
+    assert "unexpected ZeroDivisionError" in answer.json()["error"]
