@@ -94,7 +94,8 @@ def main() -> int:
     with lock_folder(args.out_dir):
         # Whoever sits elsewhere names no folder of this machine beside those for data.
         roots = [Path("input")] if remote else None
-        desk, token = Desk(args.out_dir, roots, args.device), secrets.token_urlsafe(24)
+        desk = Desk(args.out_dir, roots, args.device, args.debug)
+        token = secrets.token_urlsafe(24)
         listener = listen(args.host, args.port)
         port = listener.getsockname()[1]
         host = "127.0.0.1" if args.host in ("0.0.0.0", "::") else args.host

@@ -46,14 +46,15 @@ class Desk:
         path: the folder that all of it lies in.
         roots: see `Workspace`.
         device: as --device names it.
+        debug: see `Worker`.
     """
 
-    def __init__(self, path: Path, roots: list[Path] | None, device: str):
+    def __init__(self, path: Path, roots: list[Path] | None, device: str, debug: bool = False):
         self.space = Workspace(path, roots)
         self.corrections = Corrections(self.space.path / "corrections")
         self.corrections.tidy()
         self.trainings = Trainings(self.space.path / "runs", device)
-        self.pictures, self.worker = Pictures(), Worker()
+        self.pictures, self.worker = Pictures(), Worker(debug)
         self._device, self._segmenter = device, None
         self._saving = threading.Lock()
 

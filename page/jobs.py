@@ -47,9 +47,14 @@ class Job:
 
 
 class Worker:
-    """The thread. One at a time, because each job takes all the cores and much of the memory."""
+    """The thread. One at a time, because each job takes all the cores and much of the memory.
 
-    def __init__(self) -> None:
+    Args:
+        debug: print the traceback of an error that nobody foresaw.
+    """
+
+    def __init__(self, debug: bool = False) -> None:
+        self._debug = debug
         self.jobs: dict[str, Job] = {}
         self._line: queue.Queue[tuple[Job, Callable[[Job], None]] | None] = queue.Queue(WAITING)
         self._lock = threading.Lock()
@@ -99,6 +104,6 @@ class Worker:
                 work(job)
                 job.state = "stopped" if job.stop.is_set() else "done"
             except Exception as error:
-                if not isinstance(error, UserError | OSError):
+                if self._debug:
                     traceback.print_exc(file=sys.stderr)
                 job.error, job.state = explain(error), "failed"

@@ -48,7 +48,7 @@ def ended(client, job: dict) -> dict:
 
 
 def test_the_line_is_bounded_and_outlives_what_fails_in_it(capsys):
-    worker, go = Worker(), threading.Event()
+    worker, go = Worker(debug=True), threading.Event()
     first = worker.submit(Job("x", "First", "0"), lambda job: go.wait(60))
     wait_for(lambda: first.state == "running")
     rest = [
