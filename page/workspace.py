@@ -241,7 +241,8 @@ def _annotates(path: Path) -> bool:
 def _holds_pictures(folder: Path) -> bool:
     entries = list(folder.iterdir())
     names = {entry.name for entry in entries}
-    return bool(names & {"train_images", "SegmentationClass"}) or any(map(is_image_name, entries))
+    known = {"train_images", "images", "SegmentationClass"}
+    return bool(names & known) or any(map(is_image_name, entries))
 
 
 def _digest(text: str) -> str:

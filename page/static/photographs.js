@@ -105,7 +105,8 @@ byId("segment-form").addEventListener("submit", async event => {
 // --- The table ---
 
 const figure = (entry, name) => entry.figures[name];
-const doubt = entry => (1 - (figure(entry, "confidence") ?? 1)) + (figure(entry, "unlike_training") ?? 0) / 100;
+// Both are shares: what is little sure of, and what is like nothing in the training, comes first.
+const doubt = entry => 1 - (figure(entry, "confidence") ?? 1) + (figure(entry, "unlike_training") ?? 0);
 
 function columns() {
   const names = new Set(known.photographs.flatMap(entry => Object.keys(entry.figures)));
@@ -114,12 +115,10 @@ function columns() {
     ["severity", "Severity", entry => severity(entry)],
     [`regions_${last}`, `Patches of ${last}`, entry => figure(entry, `regions_${last}`) ?? ""],
     ["confidence", "Confidence", entry => percent(figure(entry, "confidence"), 0)],
-    ["unlike_training", "Unlike the training", entry => number(figure(entry, "unlike_training"))],
+    ["unlike_training", "Unlike the training", entry => percent(figure(entry, "unlike_training"), 0)],
   ];
   return wanted.filter(([name]) => names.has(name));
 }
-
-const number = value => (typeof value === "number" ? String(Math.round(value * 100) / 100) : "–");
 
 // A share with its interval, where the model brings one.
 function severity(entry) {
