@@ -26,11 +26,17 @@ def init(device: torch.device) -> torch.device:
     # torchrun ends all when one dies. Waiting for one that works must be possible for long: the
     # main process may download weights while the others wait.
     patience = timedelta(hours=1)
+    store, rank, size = next(dist.rendezvous("env://", timeout=patience))
+    if os.environ.get("GROUP_WORLD_SIZE") == "1":
+        # torchrun keeps its store when it starts all again: who is gone must not be looked for.
+        # Of several machines each counts its own restarts; docs/training.md has what helps there.
+        store = dist.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", ""), store)
+    group = {"store": store, "rank": rank, "world_size": size, "timeout": patience}
     if device.type == "cuda":
         device = torch.device("cuda", torch.cuda.current_device())
-        dist.init_process_group("nccl", timeout=patience, device_id=device)
+        dist.init_process_group("nccl", device_id=device, **group)
     else:
-        dist.init_process_group("gloo", timeout=patience)
+        dist.init_process_group("gloo", **group)
     return device
 
 

@@ -323,15 +323,15 @@ def test_two_trainings_in_neighbouring_folders_do_not_disturb_each_other(data, r
 
 
 @pytest.mark.soak  # a minute of compiling
-def test_a_compiled_model_trains_as_one_that_is_not(monkeypatch, data, one_epoch, tmp_path):
-    go(monkeypatch, data, tmp_path, "--epochs", "1", "--compile", "--accumulate", "1")
-    ours, plain = (
-        [float(value) for value in (path / "history.csv").read_text().splitlines()[1].split(",")]
-        for path in (tmp_path, one_epoch)
-    )
-    assert ours == pytest.approx(plain, rel=1e-3)
-    for name, value in weights_of(one_epoch).items():
-        assert torch.allclose(weights_of(tmp_path)[name].float(), value.float(), atol=0.05), name
+def test_a_compiled_model_trains_as_one_that_is_not(monkeypatch, data, tmp_path):
+    # Without what the two draw at random each in its own way, and what makes much of a last bit.
+    flags = shlex.split("--epochs 2 --drop-path 0 --optimizer sgd --accumulate 2")
+    go(monkeypatch, data, tmp_path / "plain", *flags)
+    go(monkeypatch, data, tmp_path / "compiled", *flags, "--compile")
+    compiled, plain = weights_of(tmp_path / "compiled"), weights_of(tmp_path / "plain")
+    assert compiled.keys() == plain.keys()
+    for name, value in plain.items():
+        assert torch.allclose(compiled[name], value, rtol=1e-3, atol=1e-3), name
 
 
 def test_weights_alone_cannot_be_resumed(monkeypatch, data, reference, tmp_path):

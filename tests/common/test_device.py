@@ -12,6 +12,7 @@ def test_each_process_takes_its_own_gpu_before_it_touches_any(monkeypatch):
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: calls.append(("set", device)))
     monkeypatch.setattr(torch, "empty", lambda *_, device: calls.append(("touch", device)))
+    monkeypatch.setattr(torch.distributed, "rendezvous", lambda *_, **__: iter([(None, 6, 8)]))
     monkeypatch.setattr(
         torch.distributed, "init_process_group", lambda *_, device_id, **__: calls.append(device_id)
     )
@@ -24,6 +25,22 @@ def test_each_process_takes_its_own_gpu_before_it_touches_any(monkeypatch):
         distributed.init(device)
         assert device == own
         assert calls == [("set", own), ("touch", own), own]
+
+
+def test_processes_that_torchrun_starts_again_find_nothing_of_those_before(monkeypatch):
+    kept, seen = torch.distributed.HashStore(), []
+    monkeypatch.setattr(torch.distributed, "rendezvous", lambda *_, **__: iter([(kept, 0, 1)]))
+    monkeypatch.setattr(
+        torch.distributed, "init_process_group", lambda *_, store, **__: seen.append(store)
+    )
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "1"), ("GROUP_WORLD_SIZE", "1")):
+        monkeypatch.setenv(name, value)
+    for count in ("0", "1"):
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", count)
+        distributed.init(torch.device("cpu"))
+    first, second = seen
+    first.set("address", "of one that is gone")
+    assert not second.check(["address"])
 
 
 def test_whoever_chooses_a_device_computes_as_all_scripts_do():
