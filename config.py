@@ -84,6 +84,39 @@ class ClassTable:
 
 
 @dataclass(frozen=True)
+class MaskReading:
+    """How the values of masks are read, as it was decided over the training's masks.
+
+    Args:
+        grey: what grey levels mean: "colours" of the class table, "indices" of its lines, or
+            "binary", where any value but 0 is the second class.
+        palette: what palette PNGs mean: "colours", or "indices".
+        jpeg: what grey JPEGs mean: "colours", or "binary".
+        threshold: from which level on a binary JPEG shows the second class.
+    """
+
+    grey: str = "colours"
+    palette: str = "colours"
+    jpeg: str = "colours"
+    threshold: int = 128
+
+    @classmethod
+    def from_plain(cls, plain: dict) -> "MaskReading":
+        """Rebuild a reading, as it travels in a checkpoint.
+
+        Raises:
+            KeyError, TypeError, ValueError: there is no such reading.
+        """
+        reading = cls(plain["grey"], plain["palette"], plain["jpeg"], plain["threshold"])
+        ways = ("colours", "indices", "binary")
+        if reading.grey not in ways or {reading.palette, reading.jpeg} - set(ways):
+            raise ValueError("no way to read masks")
+        if type(reading.threshold) is not int or not 0 <= reading.threshold <= 255:
+            raise ValueError("no threshold of masks")
+        return reading
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """All that rebuilds a model and feeds it as it was trained.
 
@@ -100,6 +133,7 @@ class ModelConfig:
             was trained on whole photographs.
         photo_size: the longer side to which photographs are scaled before crops or tiles are taken
             of them, None for their own resolution.
+        mask_reading: how the training's masks were read; None where there was nothing to decide.
     """
 
     variant: str = "faster_vit_0"
@@ -112,6 +146,7 @@ class ModelConfig:
     weights_licence: str | None = None
     crop_side: int | None = None
     photo_size: int | None = None
+    mask_reading: MaskReading | None = None
 
     def to_plain(self) -> dict:
         """Lists, strings and numbers only, so that a checkpoint stays data."""

@@ -70,8 +70,8 @@ def train(
     """Train for one epoch.
 
     Args:
-        loader: yields images (B, 3, H, W), targets (B, H, W) and indices (B,) of the data
-            set.
+        loader: yields images (B, 3, H, W), targets (B, H, W), as `Precision.to_device` takes
+            them, and indices (B,) of the data set.
         set_lr: called before each step with the share of the epoch that is done, in [0, 1).
         accumulate: batches whose gradients are averaged into one step.
         clip_grad: the largest norm that all gradients together may have.
@@ -170,8 +170,7 @@ def _gather(
     """
     gathered = Gathered()
     for images, targets, own in batches:
-        images = precision.to_device(images)
-        targets = targets.to(precision.device, non_blocking=True)
+        images, targets = precision.to_device(images, targets)
         gathered.indices.append(own.tolist())
         waits = len(gathered.indices) < count
         with distributed.no_sync(model, waits), out_of_memory_explained(len(images)):
@@ -236,8 +235,7 @@ def validate(
     sums = torch.zeros(criterion.rows, num_classes, dtype=precision.exact, device=precision.device)
     bar = tqdm(loader, desc="Validating", disable=not distributed.is_main(), dynamic_ncols=True)
     for images, targets, _ in bar:
-        images = precision.to_device(images)
-        targets = targets.to(precision.device, non_blocking=True)
+        images, targets = precision.to_device(images, targets)
         with out_of_memory_explained(len(images)):
             with precision.autocast():
                 logits = model(images)

@@ -23,14 +23,14 @@ from common import cli, distributed
 from common.device import compute_repeatably
 from common.errors import UserError
 from common.files import lock_folder, without_nan, write_csv, write_text
-from config import DEFAULT_DATA, ClassTable
+from config import DEFAULT_DATA, ClassTable, MaskReading
 from data.masks import MaskReader
 from data.pairs import SPLITS, Pair
 from data.source import Source, open_source
 from data.splits import SPLIT_FILE, choose_part
 from inference.evaluation import evaluate_pairs, example_pictures, format_table, split_metrics
 from inference.predictor import Predictor
-from metrics import ConfusionMatrix
+from metrics import ClassAreas
 from models.checkpoint import versions
 from reporting.report import write_report
 from reporting.samples import Sample
@@ -49,6 +49,7 @@ def parse_args():
     what = "split.csv that train.py wrote; the one beside the model if not given"
     cli.add_shared(parser, "--split-file", help=what)
     cli.add_shared(parser, "--out-dir", default=Path("outputs/evaluation"))
+    cli.add_shared(parser, "--no-file-cache")
     cli.add_prediction_flags(parser)
     return parser.parse_args()
 
@@ -58,8 +59,8 @@ def write_per_image(path: Path, records: list[dict], classes: ClassTable) -> Non
     rows = []
     folds = ["fold"] if "fold" in records[0] else []
     for record in records:
-        matrix = ConfusionMatrix.of(record["counts"])
-        values = [matrix.miou(), *matrix.iou()]
+        areas = ClassAreas(record["areas"])
+        values = [areas.miou(), *areas.iou()]
         figures = (f"{v:.6f}" if v == v else "" for v in values)
         rows.append([record["file"], *(record[column] for column in folds), *figures])
     write_csv(path, ["file", *folds, "miou", *(f"iou_{name}" for name in classes.names)], rows)
@@ -94,7 +95,8 @@ def main() -> int:
     table = folds_of(args.model)
     folds = table if args.split is None else None
     split = "out of fold" if folds else args.split or "valid"
-    source, pairs = open_pairs(args.data, split, args.model[0], args.split_file)
+    looks = {"as_trained": predictor.config.mask_reading, "cache": not args.no_file_cache}
+    source, pairs = open_pairs(args.data, split, args.model[0], args.split_file, **looks)
     reader = source.reader
     if reader.classes.names != predictor.classes.names:
         raise UserError(
@@ -104,12 +106,12 @@ def main() -> int:
     of_all = [(None, predictor, pairs)]
     parts = list(each_fold(predictor, folds, pairs, source.root)) if folds else of_all
     if distributed.is_main():
-        print(reader.describe())
+        print(reader.describe(), source.facts.describe(), sep="\n")
         if table and not folds:
             warn_of_seen(table, pairs, source.root)
     with lock_folder(args.out_dir, distributed.is_main()):
         started = time.time()
-        records, pictures = measure(parts, reader)
+        records, confusion, pictures = measure(parts, reader)
         if distributed.is_main():
             facts = {
                 "model": shown,
@@ -124,13 +126,20 @@ def main() -> int:
                 "seconds": round(time.time() - started, 2),
                 **versions(),
             }
-            write_results(args.out_dir, records, predictor.classes, pictures, facts)
+            measured = records, confusion, predictor.classes
+            write_results(args.out_dir, *measured, pictures, facts)
     distributed.shutdown()
     return 0
 
 
 def open_pairs(
-    root: Path, split: str, model: Path, table: Path | None
+    root: Path,
+    split: str,
+    model: Path,
+    table: Path | None,
+    *,
+    as_trained: MaskReading | None,
+    cache: bool,
 ) -> tuple[Source, list[Pair]]:
     """Open a data set, and choose the pairs that are measured.
 
@@ -138,12 +147,14 @@ def open_pairs(
         split: "train", "valid" or "test"; anything else is all of training and validation.
         model: beside which train.py has left the split.csv of data without splits.
         table: another split.csv.
+        as_trained, cache: as `open_source` takes them.
 
     Raises:
         UserError: there is no such split, or nothing says which pictures are in it.
     """
     both = "train", "valid"
-    source = open_source(root, (split,) if split in SPLITS else both)
+    looks = {"photographs": False, "as_trained": as_trained, "cache": cache}
+    source = open_source(root, (split,) if split in SPLITS else both, **looks)
     if split in both and (table or source.divided):
         table = table or (model if model.is_dir() else model.parent) / SPLIT_FILE
         if not table.is_file():
@@ -151,7 +162,7 @@ def open_pairs(
                 f"{root} does not say which photographs are for validation, and {table} is not "
                 "there; name the training's with --split-file, or measure all with --split all."
             )
-        source = open_source(root, both)
+        source = open_source(root, both, **looks)
         pairs = source.pairs["train"] + source.pairs["valid"]
         return source, choose_part(pairs, source.root, table, split)
     return source, [pair for own in source.pairs.values() for pair in own]
@@ -159,37 +170,41 @@ def open_pairs(
 
 def measure(
     parts: list[tuple[int | None, Predictor, list[Pair]]], reader: MaskReader
-) -> tuple[list[dict], Iterator[Sample]]:
+) -> tuple[list[dict], np.ndarray, Iterator[Sample]]:
     """Measure every pair by the predictor of its part.
 
     Args:
         parts: number of the fold or None, predictor, and pairs.
 
     Returns:
-        a record a picture, with its fold where there are folds, and a few of the pictures.
+        a record a picture, with its fold where there are folds; the (K, K) confusion of all; and a
+        few of the pictures.
     """
-    records, pairs, predictors = [], [], []
+    records, confusion, pairs, predictors = [], 0, [], []
     for number, predictor, own in parts:
         fold = {} if number is None else {"fold": number}
-        records += [record | fold for record in evaluate_pairs(predictor, own, reader)]
+        measured, counts = evaluate_pairs(predictor, own, reader)
+        records += [record | fold for record in measured]
+        confusion = confusion + counts
         pairs += own
         predictors += [predictor] * len(own)
-    return records, example_pictures(predictors, pairs, reader, records)
+    return records, confusion, example_pictures(predictors, pairs, reader, records)
 
 
 def write_results(
     out_dir: Path,
     records: list[dict],
+    confusion: np.ndarray,
     classes: ClassTable,
     pictures: Iterator[Sample],
     facts: dict[str, object],
 ) -> None:
     """Print the figures of a split and write all files about them."""
-    metrics = split_metrics(records, classes)
+    metrics = split_metrics(records, confusion, classes)
     severity = severity_agreement(records, classes)
     print(format_table(metrics), *map(describe, severity), sep="\n")
     if "fold" in records[0]:
-        of_folds, sentence = fold_figures(records, classes)
+        of_folds, sentence = fold_figures(records)
         metrics |= of_folds
         print(sentence)
     summary = metrics | {"severity_agreement": [without_nan(figures(one)) for one in severity]}

@@ -38,9 +38,10 @@ from config import DEFAULT_OUT_DIR, Size
 from data.images import list_images, read_image
 from data.source import open_source
 from inference import onnx_model
-from inference.evaluation import evaluate_pairs, split_metrics
+from inference.evaluation import evaluate_pairs
 from inference.predictor import Predictor, model_files
 from inference.quantisation import inputs_of, quantise
+from metrics import ConfusionMatrix
 from models.checkpoint import FORMAT
 from models.deploy import fix_positions, fold_batchnorm
 from segmentation_model import Loaded, load_model
@@ -254,16 +255,16 @@ def in_8_bits(path: Path, loaded: Loaded, size: Size, folder: Path | None) -> st
 
 def validation_miou(path: Path, loaded: Loaded) -> float | None:
     """The mIoU of a file on the split that its model was validated on, where that is at hand."""
-    root = _data_root(loaded)
+    root, reading = _data_root(loaded), loaded.config.mask_reading
     try:
-        source = open_source(root or Path(), ("valid",))
+        source = open_source(root or Path(), ("valid",), photographs=False, as_trained=reading)
     except (UserError, OSError, ValueError):
         return None
     if source.divided:  # by a split.csv that need not be at hand
         return None
     predictor = Predictor(*onnx_model.load(path, torch.device("cpu")))
-    records = evaluate_pairs(predictor, source.pairs["valid"], source.reader)
-    return split_metrics(records, loaded.classes)["miou"]
+    _, confusion = evaluate_pairs(predictor, source.pairs["valid"], source.reader)
+    return ConfusionMatrix.of(confusion).miou()
 
 
 def seconds_of(path: Path, size: Size) -> float:

@@ -15,14 +15,55 @@ from torch import Tensor
 from config import IGNORE_INDEX
 
 
-class ConfusionMatrix:
+class ClassAreas:
+    """Figures of classes, of which the areas that are right, true and predicted are enough.
+
+    Args:
+        areas: (3, K) pixels of each class: right ones, those of the truth, predicted ones.
+
+    Every figure is per class and NaN where its denominator is 0: a class that is neither in the
+    truth nor predicted has no IoU, and the means leave it out.
+    """
+
+    def __init__(self, areas: Tensor | np.ndarray):
+        self.areas = torch.as_tensor(areas)
+
+    def _over(self, denominator: Tensor, factor: int = 1) -> list[float]:
+        # Integers up to 2**53 are exact in float64: the same counts give the same bits everywhere.
+        return (factor * self.areas[0].cpu().double() / denominator.cpu().double()).tolist()
+
+    def iou(self) -> list[float]:
+        """Intersection over union, TP / (TP + FP + FN)."""
+        right, truth, predicted = self.areas
+        return self._over(truth + predicted - right)
+
+    def dice(self) -> list[float]:
+        """2 TP / (2 TP + FP + FN), also called F1."""
+        return self._over(self.areas[1] + self.areas[2], factor=2)
+
+    def precision(self) -> list[float]:
+        """TP / (TP + FP): which share of what was called this class is this class."""
+        return self._over(self.areas[2])
+
+    def recall(self) -> list[float]:
+        """TP / (TP + FN): which share of this class was found."""
+        return self._over(self.areas[1])
+
+    def miou(self) -> float:
+        """Mean IoU of the classes that occur in the truth or in the prediction."""
+        return mean(self.iou())
+
+    def pixel_accuracy(self) -> float:
+        """The share of pixels whose class is right."""
+        right, total, _ = self.areas.sum(1).tolist()
+        return right / total if total else float("nan")
+
+
+class ConfusionMatrix(ClassAreas):
     """Counts of (true class, predicted class) over every pixel seen that is not ignored.
 
     Args:
         num_classes: K; `counts` is (K, K) int64, rows the truth, columns the prediction.
-
-    Every figure is per class and NaN where its denominator is 0: a class that is neither in the
-    truth nor predicted has no IoU, and the means leave it out.
     """
 
     def __init__(self, num_classes: int, device: torch.device | str = "cpu"):
@@ -47,36 +88,10 @@ class ConfusionMatrix:
         counts.scatter_add_(0, pairs.flatten(), counts.new_ones(()).expand(pairs.numel()))
         self.counts += counts[:bins].view_as(self.counts)
 
-    def _over(self, denominator: Tensor, factor: int = 1) -> list[float]:
-        # Integers up to 2**53 are exact in float64: the same counts give the same bits everywhere.
-        counts = self.counts.cpu().double()
-        return (factor * counts.diagonal() / denominator.cpu().double()).tolist()
-
-    def iou(self) -> list[float]:
-        """Intersection over union, TP / (TP + FP + FN)."""
-        truth, predicted = self.counts.sum(1), self.counts.sum(0)
-        return self._over(truth + predicted - self.counts.diagonal())
-
-    def dice(self) -> list[float]:
-        """2 TP / (2 TP + FP + FN), also called F1."""
-        return self._over(self.counts.sum(1) + self.counts.sum(0), factor=2)
-
-    def precision(self) -> list[float]:
-        """TP / (TP + FP): which share of what was called this class is this class."""
-        return self._over(self.counts.sum(0))
-
-    def recall(self) -> list[float]:
-        """TP / (TP + FN): which share of this class was found."""
-        return self._over(self.counts.sum(1))
-
-    def miou(self) -> float:
-        """Mean IoU of the classes that occur in the truth or in the prediction."""
-        return mean(self.iou())
-
-    def pixel_accuracy(self) -> float:
-        """The share of pixels whose class is right."""
-        total = int(self.counts.sum())
-        return float(self.counts.diagonal().sum()) / total if total else float("nan")
+    @property
+    def areas(self) -> Tensor:
+        """(3, K) pixels of each class: right ones, those of the truth, predicted ones."""
+        return torch.stack([self.counts.diagonal(), self.counts.sum(1), self.counts.sum(0)])
 
 
 def mean(values: list[float]) -> float:
@@ -136,11 +151,10 @@ class SeverityTable:
         return f"Severity is the share of {names[self.symptoms[-1]]} in {whole}."
 
 
-def article_batch_miou(counts: Tensor) -> float:
-    """The article's figure for one batch: an absent class counts as an IoU of 0."""
-    counts = counts.double()
-    union = counts.sum(0) + counts.sum(1) - counts.diagonal()
-    return float((counts.diagonal() / union.clamp(min=1)).mean())
+def article_batch_miou(areas: np.ndarray) -> float:
+    """The article's figure for one batch, of its (3, K) areas: an absent class has an IoU of 0."""
+    right, truth, predicted = areas.astype(np.float64)
+    return float((right / np.maximum(truth + predicted - right, 1)).mean())
 
 
 def boundary_counts(pred: np.ndarray, target: np.ndarray, num_classes: int) -> np.ndarray:

@@ -98,7 +98,7 @@ def train_folds(args: argparse.Namespace, device: torch.device) -> int:
             folder.refuse_if_used(begun_again=args.resume == AUTO)
     source, pairs = open_pairs(args)
     everything = everything_of(pairs)
-    settle_recipe(args, everything)
+    settle_recipe(args, [source.facts.size_of(pair) for pair in everything])
     division = (args.folds, args.groups, args.seed, args.folds_file)
     state = {"goes_on": args.resume is not None, "anew": args.overwrite and args.fold is None}
     folds = settle_folds(args.out_dir, everything, source, *division, **state)
@@ -205,12 +205,11 @@ class Data:
 
 def open_pairs(args: argparse.Namespace) -> tuple[Source, dict[str, list[Pair]]]:
     """Open the data set and check every pair; returns those that can be used, by split."""
-    source = open_source(args.data, ("train", "valid"), skip_bad=args.skip_bad)
+    cache = not args.no_file_cache
+    source = open_source(args.data, skip_bad=args.skip_bad, cache=cache)
     say(source.reader.describe())
-    return source, {
-        split: check_pairs(found, source.reader, args.skip_bad)
-        for split, found in source.pairs.items()
-    }
+    say(source.facts.describe())
+    return source, check_pairs(source, args.skip_bad)
 
 
 def divide(
@@ -245,11 +244,12 @@ def everything_of(pairs: dict[str, list[Pair]]) -> list[Pair]:
 def prepare_data(args: argparse.Namespace, source: Source, pairs: dict[str, list[Pair]]) -> Data:
     """Make the pairs ready for the network, and settle what the recipe leaves to them."""
     reader, fingerprint = source.reader, source.fingerprint(pairs.values())
-    settle_recipe(args, pairs["train"])
+    settle_recipe(args, [source.facts.size_of(pair) for pair in pairs["train"]])
     say(f"{len(pairs['train'])} training and {len(pairs['valid'])} validation pairs in {args.data}")
     size = args.imgsz
     shape = (args.model, args.head, len(reader.classes), size)
-    config = ModelConfig(*shape, *normalisation(args.model), window=args.window)
+    look = {"window": args.window, "mask_reading": source.mask_reading}
+    config = ModelConfig(*shape, *normalisation(args.model), **look)
     train_set, valid_set = make_sets(args, pairs, reader, config)
     if args.crop:
         side = train_set.store.side()
@@ -272,7 +272,7 @@ def make_sets(
     args: argparse.Namespace, pairs: dict[str, list[Pair]], reader: MaskReader, config: ModelConfig
 ) -> tuple[SegmentationDataset, SegmentationDataset]:
     """The data sets of both splits: whole pictures, or crops and the tiles that measure them."""
-    look = (reader, config.input_size, config.mean, config.std)
+    look = (reader, config.input_size, config.mean)
     if args.photo_size and not args.crop:
         raise UserError("--photo-size is the scale of crops: add --crop, or leave it out.")
     if not args.crop:
@@ -315,7 +315,8 @@ def prepare_state(
     if args.freeze:
         freeze_backbone(model)
     seed_everything(args.seed + distributed.rank())  # processes drop different paths from here on
-    precision = Precision.choose(args.amp, device, args.channels_last)
+    look = {"mean": config.mean, "std": config.std}
+    precision = Precision.choose(args.amp, device, args.channels_last, **look)
     model.to(device, memory_format=precision.order)
     optimizer = make_optimizer(model, args.optimizer, args.lr, args.weight_decay, args.head_lr_mult)
     ema = ModelEmaV3(model, decay=args.ema) if args.ema else None
@@ -416,10 +417,10 @@ def measure_best(
         )
     predictor = Predictor.load(best, device=device)
     pairs = data.pairs["valid"]
-    records = evaluate_pairs(predictor, pairs, data.reader)
+    records, confusion = evaluate_pairs(predictor, pairs, data.reader)
     if not distributed.is_main():
         return
-    metrics = split_metrics(records, predictor.classes)
+    metrics = split_metrics(records, confusion, predictor.classes)
     severity = severity_agreement(records, predictor.classes)
     print(format_table(metrics), *map(describe, severity), sep="\n")
     seconds = sum(row["seconds"] for row in state.history)

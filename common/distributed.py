@@ -5,14 +5,20 @@ here answers as for a world of one process.
 """
 
 import os
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+
+from common.errors import UserError
+
+T = TypeVar("T")
 
 
 def init(device: torch.device) -> torch.device:
@@ -93,6 +99,22 @@ def gather(item: object) -> list:
     items: list = [None] * world_size()
     dist.all_gather_object(items, item)
     return items
+
+
+def on_main(work: Callable[[], T]) -> T:
+    """What `work` returns, done by the main process alone; its error is raised by every process."""
+    if world_size() == 1:
+        return work()
+    outcome: list = [None, None]
+    if is_main():
+        try:
+            outcome[0] = work()
+        except UserError as error:
+            outcome[1] = error
+    dist.broadcast_object_list(outcome)
+    if outcome[1] is not None:
+        raise outcome[1]
+    return outcome[0]
 
 
 def barrier() -> None:

@@ -4,7 +4,7 @@
 person.
 """
 
-import hashlib
+import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -13,13 +13,16 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from common import distributed
 from common.errors import UserError
 from common.files import write_text
 from common.text import printable
 from config import IGNORE_INDEX, ClassTable, Size
+from data.census import Census
 from data.classes import table_lines
-from data.images import map_files, read_header, read_image, read_mask_raw
-from data.masks import Census, MaskReader
+from data.facts import Photo
+from data.images import Header
+from data.masks import is_turned
 from data.pairs import Matching, Pair, explain_ambiguous
 from data.source import Source, survey_source
 
@@ -46,36 +49,45 @@ NOTES = {
 SHOWN = 5
 
 
-def check_pairs(pairs: list[Pair], reader: MaskReader, skip_bad: bool = False) -> list[Pair]:
-    """Decode every photograph and mask of a split; returns the pairs that can be used.
+def check_pairs(source: Source, skip_bad: bool = False) -> dict[str, list[Pair]]:
+    """The pairs of each split that can be used, by what was learnt of their files.
 
     Args:
         skip_bad: leave out what cannot be used and print the list, rather than raise.
 
     Raises:
-        UserError: the first problem, or that no pair is left.
+        UserError: the first problem, or that no pair of a split is left.
     """
+    usable = {}
+    for split, pairs in source.pairs.items():
+        problems = [problem_of(pair, source) for pair in pairs]
+        bad = [error for error in problems if error]
+        if bad and not skip_bad:
+            raise bad[0]
+        if bad and distributed.is_main():
+            tqdm.write(f"{len(bad)} of {len(pairs)} pairs are left out:")
+            for error in bad:
+                tqdm.write(f"  {error}")
+        good = [pair for pair, error in zip(pairs, problems, strict=True) if not error]
+        if not good:
+            raise bad[0] if bad else UserError("There are no pairs; check the data folder.")
+        usable[split] = good
+    return usable
 
-    def problem(pair: Pair) -> UserError | None:
-        try:
-            read_image(pair.image)
-            reader.read(pair)
-        except UserError as error:
-            return error
-        return None
 
-    problems = map_files(problem, pairs, "Checking")
-    bad = [error for error in problems if error]
-    if bad and not skip_bad:
-        raise bad[0]
-    if bad:
-        tqdm.write(f"{len(bad)} of {len(pairs)} pairs are left out:")
-        for error in bad:
-            tqdm.write(f"  {error}")
-    good = [pair for pair, error in zip(pairs, problems, strict=True) if not error]
-    if not good:
-        raise bad[0] if bad else UserError("There are no pairs; check the data folder.")
-    return good
+def problem_of(pair: Pair, source: Source) -> UserError | None:
+    """Why a pair cannot be used, if it cannot."""
+    photo, census = source.facts.photos[pair.image], source.facts.masks[pair.mask]
+    for fact in (photo, census):
+        if isinstance(fact, UserError):
+            return fact
+    if text := source.reader.problem(census, pair.mask):
+        return UserError(text)
+    try:
+        is_turned(census.size, photo.header, pair)
+    except UserError as error:
+        return error
+    return None
 
 
 @dataclass(frozen=True)
@@ -102,46 +114,39 @@ class Record:
     size: Size | None = None
     format: str = ""
     pixels: np.ndarray | None = None
-    digest: bytes = b""
+    digest: str = ""
     findings: list[Finding] = field(default_factory=list)
 
     def note(self, kind: str, path: Path, text: object) -> None:
         self.findings.append(Finding(kind, path, str(text)))
 
 
-def examine(pair: Pair, reader: MaskReader) -> Record:
-    """Look at one pair as closely as can be."""
-    record = Record(pair)
-    try:
-        header = read_header(pair.image)
-        image = read_image(pair.image)
-        record.size, record.format = header.size, header.format
-        record.digest = hashlib.blake2b(
-            repr(image.shape).encode() + image.tobytes(), digest_size=16
-        ).digest()
-    except UserError as error:
-        record.note("unreadable", pair.image, error)
-    try:
-        raw = read_mask_raw(pair.mask)
-    except UserError as error:
-        record.note("unreadable", pair.mask, error)
+def examine(pair: Pair, source: Source) -> Record:
+    """All that is to be said of one pair."""
+    record, reader = Record(pair), source.reader
+    photo, census = source.facts.photos[pair.image], source.facts.masks[pair.mask]
+    if isinstance(photo, Photo):
+        record.size, record.format = photo.header.size, photo.header.format
+        record.digest = photo.digest
+    else:
+        record.note("unreadable", pair.image, photo)
+    if isinstance(census, UserError):
+        record.note("unreadable", pair.mask, census)
         return record
-    smoothed = looks_smoothed(Census.of(raw), reader.classes)
-    try:
-        labels = reader.decode(raw, pair.mask)
-    except UserError as error:
+    smoothed = looks_smoothed(census, reader.classes)
+    if text := reader.problem(census, pair.mask):
         hint = " It looks resized with smoothing, or saved as JPEG on its way." if smoothed else ""
-        record.note("values", pair.mask, f"{error}{hint}")
+        record.note("values", pair.mask, f"{text}{hint}")
         return record
     if smoothed:
-        why = "is a JPEG" if raw.lossy else "has rare values along its edges"
+        why = "is a JPEG" if census.lossy else "has rare values along its edges"
         remedy = "save it as PNG, resized by nearest neighbour only."
         record.note("smoothed", pair.mask, f"{printable(pair.mask)} {why}; {remedy}")
-    record.pixels = np.bincount(labels.ravel(), minlength=256)
+    record.pixels = reader.pixels_of(census)
     if not record.pixels[1:IGNORE_INDEX].any():
         record.note("empty", pair.mask, printable(pair.mask))
-    if record.size is not None:
-        compare_sizes(record, labels, reader)
+    if isinstance(photo, Photo):
+        compare_sizes(record, census.size, photo.header)
     return record
 
 
@@ -149,20 +154,26 @@ def looks_smoothed(census: Census, classes: ClassTable) -> bool:
     """Whether a mask holds many values that are rare: between two classes, along their edges."""
     expected = len(table_lines(classes)) + 1  # and 255
     rare = np.sort(census.counts)[::-1][expected:]
-    return census.lossy or (len(rare) >= 3 and rare.sum() < 0.1 * census.counts.sum())
+    pixels = rare.sum() + census.left_out
+    return census.lossy or (len(rare) >= 3 and pixels < 0.1 * math.prod(census.size))
 
 
-def compare_sizes(record: Record, labels: np.ndarray, reader: MaskReader) -> None:
-    """Note where mask and photograph differ in size, or may differ in orientation."""
-    pair, header = record.pair, read_header(record.pair.image)
+def compare_sizes(record: Record, size: Size, header: Header) -> None:
+    """Note where mask and photograph differ in size, or may differ in orientation.
+
+    Args:
+        size: (height, width) of the mask.
+        header: of the photograph.
+    """
+    pair = record.pair
     try:
-        aligned = reader.align(labels, pair)
+        turned = is_turned(size, header, pair)
     except UserError as error:
         record.note("sizes", pair.mask, error)
         return
-    (h, w), (height, width) = aligned.shape, header.size
-    name, turned = printable(pair.mask), labels.shape == header.stored_size != header.size
-    if (h, w) != (height, width):
+    (h, w), (height, width) = size, header.size
+    name = printable(pair.mask)
+    if not turned and (h, w) != (height, width):
         record.note("resized", pair.mask, f"{name} is {w}x{h} px, its image {width}x{height}")
     if turned:
         where = "was painted on the photograph as stored; it is turned like the photograph"
@@ -175,7 +186,7 @@ def compare_sizes(record: Record, labels: np.ndarray, reader: MaskReader) -> Non
 
 def find_twins(records: dict[str, list[Record]]) -> list[Finding]:
     """Photographs whose pixels are the same, in two splits (leakage) or in one."""
-    first: dict[bytes, tuple[str, Path]] = {}
+    first: dict[str, tuple[str, Path]] = {}
     found = []
     for split, members in records.items():
         for record in members:
@@ -204,33 +215,36 @@ def find_unpaired(matching: Matching) -> list[Finding]:
 
 def examine_source(source: Source) -> tuple[dict[str, list[Record]], list[Finding]]:
     """All that is known of a data set: a record of each pair by split, and what is to be told."""
-    jobs = [(split, pair) for split, pairs in source.pairs.items() for pair in pairs]
-    examined = map_files(lambda job: examine(job[1], source.reader), jobs, "Examining")
-    records: dict[str, list[Record]] = {split: [] for split in source.pairs}
-    for (split, _), record in zip(jobs, examined, strict=True):
-        records[split].append(record)
+    records = {
+        split: [examine(pair, source) for pair in pairs] for split, pairs in source.pairs.items()
+    }
     findings = [finding for found in source.found.values() for finding in find_unpaired(found)]
-    findings += [finding for record in examined for finding in record.findings]
+    findings += [f for members in records.values() for record in members for f in record.findings]
     findings += find_twins(records)
     findings += find_absent(records, source.reader.classes)
+    try:
+        source.refuse_other_readings()
+    except UserError as error:
+        findings.append(Finding("values", source.root, str(error)))
     return records, findings
 
 
-def check_data_set(root: Path, fix_list: Path | None = None) -> int:
+def check_data_set(root: Path, fix_list: Path | None = None, cache: bool = True) -> int:
     """Print all that is known of a data set; returns the number of problems.
 
     Args:
+        cache: take what is known of files from the user's cache, and keep what is new there.
         fix_list: a file to write the names of the files with problems to, one a line.
 
     Raises:
         UserError: no such data set, or a class table that cannot be read.
     """
     root = Path(root)
-    source = survey_source(root)
+    source = survey_source(root, cache=cache)
     reader = source.reader
     records, findings = examine_source(source)
 
-    print(f"\n{printable(root)}\n\n{reader.describe()}\n")
+    print(f"\n{printable(root)}\n\n{reader.describe()}\n{source.facts.describe()}\n")
     print_splits(records)
     print_classes(records, reader.classes)
     problems = print_findings("Problems", PROBLEMS, findings)

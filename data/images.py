@@ -153,13 +153,14 @@ def list_images(folder: Path, recursive: bool = False) -> list[Path]:
             if (place.st_dev, place.st_ino) in seen:  # a link back to a folder already listed
                 continue
             seen.add((place.st_dev, place.st_ino))
-            for entry in sorted(current.iterdir()):
-                if entry.name.startswith("."):
-                    continue
-                if entry.is_dir():
-                    waiting += [entry] if recursive else []
-                elif is_image_name(entry):
-                    found.append(entry)
+            with os.scandir(current) as entries:  # knows folders without asking for each
+                for entry in sorted(entries, key=lambda entry: entry.name):
+                    if entry.name.startswith("."):
+                        continue
+                    if entry.is_dir():
+                        waiting += [current / entry.name] if recursive else []
+                    elif is_image_name(entry.name):
+                        found.append(current / entry.name)
         except OSError as error:
             raise UserError(
                 f"{printable(current)} cannot be listed ({error.strerror}); check its permissions."
@@ -186,19 +187,25 @@ def read_header(path: Path) -> Header:
         UserError: as `read_image`, as far as the header shows it.
     """
     with _explained(path), _open_file(path) as file:
-        try:
-            picture = Image.open(file, formats=_PILLOW_FORMATS)
-        except UnidentifiedImageError:
-            size, orientation, kind = _foreign_header(file)
-            mode = kind
-        else:
-            size, kind, mode = (picture.height, picture.width), picture.format, picture.mode
-            orientation = _orientation(picture, file)
-        _check(path, size, kind)
-        # Pillow reports TIFF's size as displayed, and that of all others as stored.
-        if orientation >= 5 and not isinstance(picture, TiffImagePlugin.TiffImageFile):
-            size = size[::-1]
-        return Header(*size, orientation, kind, mode)
+        return _header(path, file)
+
+
+def _header(path: Path, file: BinaryIO) -> Header:
+    file.seek(0)
+    try:
+        picture = Image.open(file, formats=_PILLOW_FORMATS)
+    except UnidentifiedImageError:
+        picture = None
+        size, orientation, kind = _foreign_header(file)
+        mode = kind
+    else:
+        size, kind, mode = (picture.height, picture.width), picture.format, picture.mode
+        orientation = _orientation(picture, file)
+    _check(path, size, kind)
+    # Pillow reports TIFF's size as displayed, and that of all others as stored.
+    if orientation >= 5 and not isinstance(picture, TiffImagePlugin.TiffImageFile):
+        size = size[::-1]
+    return Header(*size, orientation, kind, mode)
 
 
 def image_size(path: Path) -> Size:
@@ -223,15 +230,29 @@ def read_image(path: Path) -> np.ndarray:
             than its ending says, larger than `MAX_PIXELS`, cut off or damaged.
     """
     with _explained(path), _open_file(path) as file:
-        picture = _decode(path, file)
-        if isinstance(picture, np.ndarray):
-            return _as_rgb(spread_12_bits(picture))
-        if picture.mode.startswith("I") or picture.mode == "F":
-            array = _as_rgb(spread_12_bits(np.asarray(picture)))
-        else:
-            picture.info.pop("transparency", None)  # alpha is dropped, in palettes too
-            array = np.array(picture.convert("RGB"))
-        return turn(array, _orientation(picture))
+        return _as_seen(path, file)
+
+
+def read_picture(path: Path) -> tuple[np.ndarray, Header]:
+    """A picture as `read_image` gives it and its header, by one look into the file.
+
+    Raises:
+        UserError: as `read_image`.
+    """
+    with _explained(path), _open_file(path) as file:
+        return _as_seen(path, file), _header(path, file)
+
+
+def _as_seen(path: Path, file: BinaryIO) -> np.ndarray:
+    picture = _decode(path, file)
+    if isinstance(picture, np.ndarray):
+        return _as_rgb(spread_12_bits(picture))
+    if picture.mode.startswith("I") or picture.mode == "F":
+        array = _as_rgb(spread_12_bits(np.asarray(picture)))
+    else:
+        picture.info.pop("transparency", None)  # alpha is dropped, in palettes too
+        array = np.array(picture.convert("RGB"))
+    return turn(array, _orientation(picture))
 
 
 def read_mask_raw(path: Path) -> RawMask:

@@ -1,8 +1,10 @@
 """Which pictures a person means by --input, and under which names their results are written."""
 
+import os
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from itertools import takewhile
 from pathlib import Path
 
@@ -23,16 +25,17 @@ def find_inputs(inputs: list[str], recursive: bool, out_dir: Path | None = None)
         UserError: an input is not there or holds no picture.
     """
     found: dict[str, tuple[Path, Path]] = {}  # by the full path: picture, its path below the input
+    real = cache(os.path.realpath)  # of folders, which are few, as pictures need not be
     for text in inputs:
         pictures = list(_pictures(Path(text), text, recursive))
         if out_dir is not None:
-            pictures = [pair for pair in pictures if not _is_result(*pair, out_dir)]
+            pictures = [pair for pair in pictures if not _is_result(*pair, out_dir, real)]
         if not pictures:
             raise UserError(
                 f"--input {printable(text)} holds no picture; give a file, a folder or a pattern."
             )
         for path, below in pictures:
-            found.setdefault(_place(path), (path, below))
+            found.setdefault(_place(path, real), (path, below))
     named: dict[str, Path] = {}
     taken, tries = set(), Counter()
     for path, below in found.values():
@@ -64,21 +67,23 @@ def _free_name(below: Path, taken: set[str], tries: Counter) -> str:
             return name
 
 
-def _place(path: Path) -> str:
+def _place(path: Path, real: Callable[[str], str]) -> str:
     """One text for all the ways to write a picture's path."""
+    folder, name = os.path.split(path)
     try:
-        return str(path.parent.resolve() / path.name)
-    except (OSError, RuntimeError, ValueError):  # no path at all, as lists may hold
+        return os.path.join(real(folder), name)
+    except (OSError, ValueError):  # no path at all, as lists may hold
         return str(path)
 
 
-def _is_result(path: Path, below: Path, out_dir: Path) -> bool:
+def _is_result(path: Path, below: Path, out_dir: Path, real: Callable[[str], str]) -> bool:
     """Whether a search led to a picture in a folder of results within the one searched."""
     if len(below.parts) == 1:
         return False
-    searched = path.parents[len(below.parts) - 1].resolve()
-    within = out_dir.resolve() != searched and out_dir.resolve().is_relative_to(searched)
-    return within and path.parent.resolve().is_relative_to(out_dir.resolve())
+    results = Path(real(str(out_dir)))
+    searched = Path(real(str(path.parents[len(below.parts) - 1])))
+    within = results != searched and results.is_relative_to(searched)
+    return within and Path(real(str(path.parent))).is_relative_to(results)
 
 
 def _pictures(path: Path, text: str, recursive: bool) -> Iterator[tuple[Path, Path]]:

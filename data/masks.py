@@ -1,91 +1,39 @@
 """What the values of a mask mean: the one way in which all masks of a data set are read.
 
 Masks come as palette PNGs, indices, colours, grey levels, black and white, in 8 or 16 bits, even as
-JPEGs. Which it is cannot be told from one file, so it is decided over all of them, and printed.
+JPEGs. Which it is cannot be told from one file. It is decided over the training split alone, so
+that no other split changes what is learnt, and travels with the model; masks of other splits must
+agree.
 """
 
 import math
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from common.errors import UserError
 from common.text import printable
-from config import IGNORE_INDEX, ClassTable, Size
-from data.classes import read_class_table, table_lines
-from data.images import RawMask, map_files, read_header, read_mask_raw, resize_mask, turn
-from data.pairs import Pair, check_root, mask_files, split_remark
+from config import IGNORE_INDEX, RGB, ClassTable, MaskReading, Size
+from data.census import JPEG_TOLERANCE, Census, nearest_lines, pack, plane, unpack
+from data.classes import table_lines
+from data.images import Header, RawMask, read_header, read_mask_raw, resize_mask, turn
+from data.pairs import Pair
 
 # A value that no class has; it never leaves this module.
 UNKNOWN = 254
 
-# How far (in any channel) JPEG may move a colour that is still surely meant, and the share of the
-# pixels, all near edges, that may be further away.
-JPEG_TOLERANCE = 48
+# The share of a JPEG's pixels, all near edges, that may be further from every class than
+# JPEG_TOLERANCE.
 JPEG_FAR_SHARE = 0.1
 
 
 @dataclass(frozen=True)
-class Census:
-    """What occurs in one mask, as far as it says how masks are meant.
-
-    Args:
-        values, counts: packed colours (see `_pack`) or grey levels, and pixels.
-        grey: whether `values` are grey levels (or palette indices).
-        palette: packed colours of the palette indices in `values`, where there is a palette.
-        lossy: a JPEG.
-    """
-
-    values: np.ndarray
-    counts: np.ndarray
-    grey: bool
-    palette: np.ndarray | None
-    lossy: bool
-
-    @classmethod
-    def of(cls, raw: RawMask) -> "Census":
-        flat, grey = _plane(raw)
-        flat = flat.ravel()
-        # Masks are made of long runs; counting these is ten times as fast as sorting pixels.
-        starts = np.flatnonzero(np.concatenate(([True], flat[1:] != flat[:-1])))
-        lengths = np.diff(np.append(starts, flat.size))
-        values, inverse = np.unique(flat[starts], return_inverse=True)
-        counts = np.bincount(inverse.ravel(), weights=lengths).astype(np.int64)
-        palette = None if raw.palette is None else _pack(raw.palette)[values]
-        return cls(values, counts, grey, palette, raw.lossy)
-
-
-def _plane(raw: RawMask) -> tuple[np.ndarray, bool]:
-    """A mask as one number a pixel, and whether that is a grey level rather than a colour."""
-    values = raw.values
-    if values.ndim == 3:
-        slack = 8 if raw.lossy else 0  # rounding in JPEG's colour space
-        red, green, blue = cv2.split(values)
-        spread = max(cv2.absdiff(red, green).max(), cv2.absdiff(green, blue).max())
-        return (green, True) if spread <= slack else (_pack(values), False)
-    if values.dtype == np.uint16 and values.max() > 255 and not (values % 257).any():
-        return (values // 257).astype(np.uint8), True  # 8 bits stretched to 16
-    if values.dtype.kind == "f":
-        rounded = np.nan_to_num(values, nan=-1.0, posinf=-1.0, neginf=-1.0)
-        values = np.where(rounded == rounded.round(), rounded, -1).astype(np.int32)
-    return values, True
-
-
-def _pack(colors: np.ndarray) -> np.ndarray:
-    """Colours (..., 3) uint8 as one number each: red | green << 8 | blue << 16."""
-    row = np.ascontiguousarray(colors, np.uint8).reshape(1, -1, 3)
-    # A fourth byte makes a pixel a machine word; shifting three arrays is ten times as slow.
-    words = cv2.cvtColor(row, cv2.COLOR_RGB2RGBA).view("<u4") & 0xFFFFFF
-    return words.reshape(np.shape(colors)[:-1])
-
-
-@dataclass(frozen=True)
 class MaskReader:
-    """Reads every mask of a data set in the one way that was decided over all of them.
+    """Reads every mask of a data set in the one way that was decided over the training's.
 
     Args:
         classes: the class table.
@@ -95,6 +43,7 @@ class MaskReader:
         jpeg: what grey JPEGs mean: "colours", the nearest one, or "binary".
         threshold: from which level on a binary JPEG shows the second class.
         remarks: what else the user should know, for `describe`.
+        known: what was learnt of mask files, by path, so that they need not be decoded again.
     """
 
     classes: ClassTable
@@ -103,37 +52,20 @@ class MaskReader:
     jpeg: str = "colours"
     threshold: int = 128
     remarks: tuple[str, ...] = ()
+    known: Mapping[Path, Census] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
-    def for_data(cls, root: Path) -> "MaskReader":
-        """Decide how the masks of a data set are read, over all splits that exist.
-
-        Files that cannot be read take no part; `check_pairs` finds them.
-
-        Raises:
-            UserError: no such folder, no masks, a bad class table, or no way to read the masks.
-        """
-        root = Path(root)
-        check_root(root)
-        classes = read_class_table(root)
-        masks = mask_files(root)
-        if not masks:
-            raise UserError(
-                f"{printable(root)} holds no masks; it needs train_images, train_masks, "
-                "valid_images and valid_masks, or a CVAT export."
-            )
-        return cls.for_masks(classes, masks, split_remark(root))
-
-    @classmethod
-    def for_masks(
-        cls, classes: ClassTable, masks: list[Path], remarks: tuple[str, ...] = ()
+    def of(
+        cls, classes: ClassTable, reading: MaskReading, remarks: tuple[str, ...] = ()
     ) -> "MaskReader":
-        """Decide how some mask pictures are read; raises as `for_data`."""
-        taken = map_files(take_census, masks, "Reading masks")
-        found = [census for census in taken if isinstance(census, Census)]
-        if not found:
-            raise next(error for error in taken if isinstance(error, UserError))
-        return cls.decide(classes, found, remarks)
+        """The reader that reads as was decided before."""
+        ways = reading.grey, reading.palette, reading.jpeg, reading.threshold
+        return cls(classes, *ways, remarks)
+
+    @property
+    def reading(self) -> MaskReading:
+        """What was decided, as it travels with a model."""
+        return MaskReading(self.grey, self.palette, self.jpeg, self.threshold)
 
     @classmethod
     def decide(cls, classes: ClassTable, found: list[Census], remarks: tuple = ()) -> "MaskReader":
@@ -144,58 +76,95 @@ class MaskReader:
         palette = _decide_palette(classes, [c for c in found if c.palette is not None])
         levels = [c for c in found if not c.lossy and (c.palette is None or palette == "indices")]
         grey = _decide_grey(classes, levels)
-        jpegs = [c for c in found if c.lossy and c.grey]
-        jpeg, threshold = "colours", 128
-        if jpegs and len(classes) == 2 and not all(len(set(rgb)) == 1 for rgb in classes.colors):
-            jpeg, threshold = "binary", _half_of_brightest(jpegs)
+        in_grey = all(len(set(rgb)) == 1 for rgb in classes.colors)
+        jpeg = "binary" if len(classes) == 2 and not in_grey else "colours"
+        level = _brightest([c for c in found if c.lossy and c.grey])
+        threshold = 128 if level is None else level // 2
         if any(c.lossy for c in found):
             above = f"from level {threshold} on {classes.names[1]!r}"
             remarks = (*remarks, f"JPEGs: {above if jpeg == 'binary' else 'the nearest colour'}")
-        if grey != "binary" and any(_shows_white(c) for c in levels) and not _has_white(classes):
+        if grey != "binary" and any(_each(levels, _shows_white)) and not _has_white(classes):
             remarks = (*remarks, "255 (white) is ignored")
         return cls(classes, grey, palette, jpeg, threshold, remarks)
 
     def describe(self) -> str:
         """One line: the classes and how masks are read."""
         names = ", ".join(self.classes.names)
-        ways = {
+        notes = "".join(f"; {remark}" for remark in self.remarks)
+        return f"{len(self.classes)} classes: {names}. Masks: {self._way(self.grey)}{notes}."
+
+    def _way(self, way: str) -> str:
+        return {
             "colours": "each value is a colour of the class table",
             "indices": "each value is a line of the class table, from 0",
             "binary": f"every value but 0 is {self.classes.names[1]!r}",
-        }
-        notes = "".join(f"; {remark}" for remark in self.remarks)
-        return f"{len(self.classes)} classes: {names}. Masks: {ways[self.grey]}{notes}."
+        }[way]
 
-    def read(self, pair: Pair, size: Size | None = None) -> np.ndarray:
+    def _way_of(self, census: Census) -> str:
+        """How a mask is read, in words."""
+        if census.lossy:
+            return f"levels from {self.threshold} on are {self.classes.names[1]!r}"
+        if census.palette is not None and self.palette == "colours":
+            return "each palette colour is one of the class table"
+        return self._way(self.grey)
+
+    def refuse_other_reading(self, found: Mapping[Path, Census], origin: str) -> None:
+        """Refuse masks that, looked at by themselves, mean other classes than this reader sees.
+
+        Masks of which even their own reading makes no sense are left to `problem`, one by one.
+
+        Args:
+            found: the masks of a split.
+            origin: where this reader's way comes from, such as "the training masks".
+
+        Raises:
+            UserError: names the first mask, a value of it, and both meanings.
+        """
+        own = MaskReader.decide(self.classes, list(found.values()))
+        if own.reading == self.reading:
+            return
+        if any((own.labels_of(census) == UNKNOWN).any() for census in found.values()):
+            return
+        # White alone may be a class or what is ignored: that is no contradiction.
+        telling = any(not np.isin(c.values, (0, 255, 0xFFFFFF)).all() for c in found.values())
+        for path, census in found.items():
+            mine, theirs = self.labels_of(census), own.labels_of(census)
+            differ = (mine != theirs) & (telling | (theirs != IGNORE_INDEX))
+            if census.lossy:  # JPEG's noise may lie on both sides of a threshold
+                differ &= census.values == _brightest([census])
+            if differ.any():
+                value = int(census.values[differ][0])
+                shown = value if census.grey else unpack(value)
+                one, other = (self._meaning(int(labels[differ][0])) for labels in (theirs, mine))
+                raise UserError(
+                    f"{printable(path)} and the masks beside it look as if "
+                    f"{own._way_of(census)} ({shown} is {one}), but in {origin} "
+                    f"{self._way_of(census)} ({shown} is {other}); save all masks in the same way."
+                )
+
+    def _meaning(self, label: int) -> str:
+        """A class's name in quotes, or what else a value may be."""
+        return {UNKNOWN: "no class", IGNORE_INDEX: "ignored"}.get(label) or repr(
+            self.classes.names[label]
+        )
+
+    def read(
+        self, pair: Pair, size: Size | None = None, header: Header | None = None
+    ) -> np.ndarray:
         """The classes of a pair's mask, (H, W) uint8, 255 = ignore, turned as the photograph is.
 
         Args:
             size: (height, width) to resize to, by nearest neighbour; None keeps the mask's own.
+            header: the photograph's, where it is known.
 
         Raises:
             UserError: the mask cannot be read, has unknown values, or does not fit its photograph.
         """
-        labels = self.align(self.decode(read_mask_raw(pair.mask), pair.mask), pair)
-        return labels if size is None else resize_mask(labels, size)
-
-    def align(self, labels: np.ndarray, pair: Pair) -> np.ndarray:
-        """Turn a mask (H, W) as its photograph is displayed.
-
-        Raises:
-            UserError: their proportions differ by more than 1 %.
-        """
-        header = read_header(pair.image)
-        if labels.shape == header.stored_size != header.size:
-            # Painted over the photograph as stored, by a program that does not know EXIF.
+        labels = self.decode(read_mask_raw(pair.mask), pair.mask)
+        header = header or read_header(pair.image)
+        if is_turned(labels.shape, header, pair):
             labels = turn(labels, header.orientation)
-        (height, width), (h, w) = header.size, labels.shape
-        # One pixel of rounding is no difference, however small the mask.
-        if abs(h * width - w * height) > max(0.01 * w * height, width, height):
-            raise UserError(
-                f"{printable(pair.mask)} has {w}x{h} px, its image {printable(pair.image.name)} "
-                f"{width}x{height}; give the mask the image's size."
-            )
-        return labels
+        return labels if size is None else resize_mask(labels, size)
 
     def decode(self, raw: RawMask, path: Path) -> np.ndarray:
         """The classes of a mask's values, (H, W) uint8, 255 = ignore.
@@ -203,46 +172,92 @@ class MaskReader:
         Raises:
             UserError: a value means nothing; names the most frequent one.
         """
+        values, grey = plane(raw)
+        if raw.lossy and not (grey and self.jpeg == "binary"):
+            rgb = np.dstack([values] * 3) if grey else raw.values
+            lines, distance = nearest_lines(rgb, self.classes)
+            if (distance > JPEG_TOLERANCE).mean() > JPEG_FAR_SHARE:
+                raise UserError(self.problem(Census.of(raw, self.classes), path))
+            return self._targets[lines]
         if raw.lossy:
-            return self._decode_jpeg(raw, path)
+            return (values >= self.threshold).astype(np.uint8)
         if raw.palette is not None and self.palette == "colours":
-            table = self._color_table[_pack(raw.palette)]
+            table = self._color_table[pack(raw.palette)]
             if table[255] == UNKNOWN:
                 table[255] = IGNORE_INDEX
             labels = table[raw.values]
+        elif not grey:
+            labels = self._color_table[values]
         else:
-            plane, grey = _plane(raw)
-            if not grey:
-                labels = self._color_table[plane]
-            else:
-                levels = self._level_table
-                labels = levels[np.clip(plane, 0, 256)]  # 256 stands for all that is larger
-                if plane.dtype.kind == "i" and plane.min() < 0:
-                    labels[plane < 0] = UNKNOWN
+            labels = self._level_table[np.clip(values, 0, 256)]  # 256 stands for all that is larger
+            if values.dtype.kind == "i" and values.min() < 0:
+                labels[values < 0] = UNKNOWN
         if (labels == UNKNOWN).any():
-            raise UserError(self._explain_unknown(raw, labels, path))
+            raise UserError(self.problem(Census.of(raw, self.classes), path))
         return labels
 
-    def _decode_jpeg(self, raw: RawMask, path: Path) -> np.ndarray:
-        """The nearest class of each pixel: around edges, JPEG makes colours that nobody painted."""
-        plane, grey = _plane(raw)
-        if grey and self.jpeg == "binary":
-            return (plane >= self.threshold).astype(np.uint8)
-        values = raw.values if raw.values.ndim == 3 else np.repeat(raw.values[..., None], 3, axis=2)
-        labels = np.zeros(values.shape[:2], np.uint8)
-        nearest = np.full(values.shape[:2], 255, np.uint8)
-        for line, color in table_lines(self.classes).items():
-            distance = np.maximum.reduce(cv2.split(cv2.absdiff(values, (*color, 0))))
-            labels[distance < nearest] = self._target(line)
-            np.minimum(nearest, distance, out=nearest)
-        far = nearest > JPEG_TOLERANCE
-        if far.mean() > JPEG_FAR_SHARE:
-            color, _ = Counter(map(tuple, values[far].tolist())).most_common(1)[0]
-            raise UserError(
+    def labels_of(self, census: Census) -> np.ndarray:
+        """What `decode` makes of each of a census's values, UNKNOWN where it means nothing."""
+        values = census.values
+        if census.lossy and census.grey:
+            if self.jpeg == "binary":
+                return (values >= self.threshold).astype(np.uint8)
+            levels = np.repeat(values.astype(np.uint8)[None, :, None], 3, axis=2)
+            return self._targets[nearest_lines(levels, self.classes)[0][0]]
+        if census.palette is not None and self.palette == "colours":
+            labels = self._of_colours(census.palette)
+            labels[(labels == UNKNOWN) & (values == 255)] = IGNORE_INDEX
+            return labels
+        if not census.grey:
+            return self._of_colours(values)
+        labels = self._level_table[np.clip(values, 0, 256)]
+        labels[values < 0] = UNKNOWN
+        return labels
+
+    def pixels_of(self, census: Census) -> np.ndarray:
+        """Pixels of each class in a mask, (256,) int64, the last one those that are ignored."""
+        labels = self.labels_of(census)
+        pixels = np.bincount(labels, census.counts, minlength=256).astype(np.int64)
+        pixels[self._level_table[256]] += census.left_out
+        return pixels
+
+    def class_pixels(self, pair: Pair) -> np.ndarray:
+        """Pixels of each class in a pair's mask at its own size, (K,) int64."""
+        census = self.known.get(pair.mask)
+        if census is None:
+            census = Census.of(read_mask_raw(pair.mask), self.classes)
+        return self.pixels_of(census)[: len(self.classes)]
+
+    def problem(self, census: Census, path: Path) -> str | None:
+        """Why a mask cannot be used, from what occurs in it; names the most frequent value."""
+        labels = self.labels_of(census)
+        if census.lossy:
+            far, color = census.far, census.far_color
+            if census.grey and self.jpeg == "colours":
+                levels = np.repeat(census.values.astype(np.uint8)[None, :, None], 3, axis=2)
+                off = nearest_lines(levels, self.classes)[1][0] > JPEG_TOLERANCE
+                counts = census.counts * off
+                far, color = int(counts.sum()), (int(census.values[counts.argmax()]),) * 3
+            if far <= JPEG_FAR_SHARE * math.prod(census.size):
+                return None
+            return (
                 f"{printable(path)} is a JPEG mask with colours far from every class, such as "
                 f"{color}; save it as PNG, or correct labelmap.txt."
             )
-        return labels
+        unknown = labels == UNKNOWN
+        return self._explain_unknown(census, unknown, path) if unknown.any() else None
+
+    def _of_colours(self, packed: np.ndarray) -> np.ndarray:
+        """Class index of some packed colours, uint8."""
+        lines = table_lines(self.classes)
+        table = {0xFFFFFF: IGNORE_INDEX}
+        table |= {int(pack(np.array(color))): self._target(line) for line, color in lines.items()}
+        return np.array([table.get(value, UNKNOWN) for value in packed.tolist()], np.uint8)
+
+    @cached_property
+    def _targets(self) -> np.ndarray:
+        """Class index of every line of the table, uint8."""
+        return np.array([self._target(line) for line in table_lines(self.classes)], np.uint8)
 
     def _target(self, line: int) -> int:
         """The class index of a line of the table, 255 for one that is no class."""
@@ -255,7 +270,7 @@ class MaskReader:
         table = np.full(1 << 24, UNKNOWN, np.uint8)
         table[0xFFFFFF] = IGNORE_INDEX
         for line, color in table_lines(self.classes).items():
-            table[_pack(np.array(color))] = self._target(line)
+            table[pack(np.array(color))] = self._target(line)
         return table
 
     @cached_property
@@ -276,26 +291,25 @@ class MaskReader:
                 table[color[0]] = self._target(line)
         return table
 
-    def _explain_unknown(self, raw: RawMask, labels: np.ndarray, path: Path) -> str:
+    def _explain_unknown(self, census: Census, unknown: np.ndarray, path: Path) -> str:
         """The most frequent value that means nothing, and what it may have been meant to be."""
         remedy = "Fix the mask or add the class to labelmap.txt."
-        plane, grey = _plane(raw)
-        if raw.palette is not None and self.palette == "colours":
-            values = raw.palette[raw.values[labels == UNKNOWN]]
-        elif grey and self.grey == "indices":
-            level, count = Counter(plane[labels == UNKNOWN].tolist()).most_common(1)[0]
-            last = len(table_lines(self.classes)) - 1
+        lines, values = table_lines(self.classes), census.values
+        as_colors = census.palette is not None and self.palette == "colours"
+        if as_colors:
+            values = census.palette
+        times: Counter = Counter()
+        for value, count in zip(values[unknown].tolist(), census.counts[unknown], strict=True):
+            times[value] += int(count)
+        value, count = times.most_common(1)[0]
+        if census.grey and not as_colors and self.grey == "indices":
+            last = len(lines) - 1
             return (
-                f"{printable(path)} has the value {level} on {count} pixels; the class table has "
+                f"{printable(path)} has the value {value} on {count} pixels; the class table has "
                 f"the lines 0 to {last}, the nearest is "
-                f"{self._name_of(min(max(level, 0), last))!r}. {remedy}"
+                f"{self._name_of(min(max(value, 0), last))!r}. {remedy}"
             )
-        elif grey:
-            values = np.repeat(plane[labels == UNKNOWN][:, None], 3, axis=1)
-        else:
-            values = raw.values[labels == UNKNOWN]
-        color, count = Counter(map(tuple, values.tolist())).most_common(1)[0]
-        lines = table_lines(self.classes)
+        color: RGB = (value,) * 3 if census.grey and not as_colors else unpack(value)
         near = min(lines, key=lambda line: math.dist(color, lines[line]))
         return (
             f"{printable(path)} has the colour {color} on {count} pixels; the nearest class is "
@@ -319,52 +333,77 @@ def _shows_white(census: Census) -> bool:
 
 def _decide_palette(classes: ClassTable, found: list[Census]) -> str:
     """Whether the colours of palette masks are those of the table, in most that show any class."""
-    known = _pack(np.array([*table_lines(classes).values()]))
-    fits = []
-    for census in found:
+    known = pack(np.array([*table_lines(classes).values()]))
+
+    def fits(census: Census) -> bool | None:
         # Index 255 is the border of Pascal VOC, whatever its colour.
-        shown = np.isin(census.values, (0, 255), invert=True)
-        if shown.any():
-            fits.append(bool(np.isin(census.palette[census.values != 255], known).all()))
-    return "colours" if 2 * sum(fits) >= len(fits) else "indices"
+        if np.isin(census.values, (0, 255)).all():
+            return None
+        return bool(np.isin(census.palette[census.values != 255], known).all())
+
+    votes = [vote for vote in _each(found, fits) if vote is not None]
+    return "colours" if 2 * sum(votes) >= len(votes) else "indices"
 
 
 def _decide_grey(classes: ClassTable, found: list[Census]) -> str:
     """The first reading under which all masks make sense, or else the one under which most do."""
     lines = table_lines(classes)
-    known = _pack(np.array([*lines.values(), (255, 255, 255)]))
+    known = pack(np.array([*lines.values(), (255, 255, 255)]))
     greys = [color[0] for color in lines.values() if len(set(color)) == 1]
     indices = [*lines] if _has_white(classes) else [*lines, 255]
     shown = set().union(*(census.values.tolist() for census in found if census.grey))
     if len(classes) == 2 and shown == {0, 255}:
         indices = [0]  # nothing but background and ignored: it is black and white
     fits = {
-        "colours": [bool(np.isin(c.values, greys if c.grey else known).all()) for c in found],
-        "indices": [c.grey and bool(np.isin(c.values, indices).all()) for c in found],
+        "colours": _each(found, lambda c: np.isin(c.values, greys if c.grey else known).all()),
+        "indices": _each(found, lambda c: c.grey and np.isin(c.values, indices).all()),
     }
     if len(classes) == 2:
         # Of masks that tell more than black and white, most must fit the table, or it is not meant.
         plain = (0,) if _has_white(classes) else (0, 255)
-        telling = [not bool(np.isin(c.values, plain).all()) for c in found]
+        telling = _each(found, lambda c: not np.isin(c.values, plain).all())
         most = max(sum(f and t for f, t in zip(ok, telling, strict=True)) for ok in fits.values())
         if 2 * most <= sum(telling):
             fits["binary"] = [c.grey for c in found]
     return max(fits, key=lambda kind: sum(fits[kind]))  # of equals the first
 
 
-def _half_of_brightest(found: list[Census]) -> int:
-    """Half of the most frequent level that is not dark, which is where two flat levels part."""
+def _each(found: list[Census], answer: Callable[[Census], bool | None]) -> list[bool | None]:
+    """What is answered of each mask, asked once for all that show the same values."""
+    answers: dict[tuple, bool | None] = {}
+    result = []
+    for census in found:
+        palette = None if census.palette is None else census.palette.tobytes()
+        key = census.values.tobytes(), palette, census.grey, census.lossy
+        if key not in answers:
+            value = answer(census)
+            answers[key] = None if value is None else bool(value)
+        result.append(answers[key])
+    return result
+
+
+def _brightest(found: list[Census]) -> int | None:
+    """The most frequent level that is not dark; half of it is where two flat levels part."""
     counts: Counter = Counter()
     for census in found:
         for value, count in zip(census.values.tolist(), census.counts.tolist(), strict=True):
             counts[value] += count
     bright = {value: count for value, count in counts.items() if value > 20}
-    return max(bright, key=bright.get) // 2 if bright else 128
+    return max(bright, key=bright.get) if bright else None
 
 
-def take_census(path: Path) -> Census | UserError:
-    """What occurs in a mask, or why that cannot be said."""
-    try:
-        return Census.of(read_mask_raw(path))
-    except UserError as error:
-        return error
+def is_turned(size: Size, header: Header, pair: Pair) -> bool:
+    """Whether a mask of this size was painted over its photograph as stored, before EXIF's turn.
+
+    Raises:
+        UserError: their proportions differ by more than 1 %.
+    """
+    turned = tuple(size) == header.stored_size != header.size
+    (height, width), (h, w) = header.size, header.size if turned else size
+    # One pixel of rounding is no difference, however small the mask.
+    if abs(h * width - w * height) > max(0.01 * w * height, width, height):
+        raise UserError(
+            f"{printable(pair.mask)} has {w}x{h} px, its image {printable(pair.image.name)} "
+            f"{width}x{height}; give the mask the image's size."
+        )
+    return turned

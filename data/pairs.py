@@ -263,14 +263,6 @@ def data_fingerprint(root: Path, splits: Iterable[list[Pair]]) -> str:
     return digest.hexdigest()
 
 
-def mask_files(root: Path) -> list[Path]:
-    """All masks of a data set, of the splits that exist."""
-    if is_cvat(root):
-        return list_images(Path(root) / "SegmentationClass", recursive=True)
-    folders = [Path(root) / f"{split}_masks" for split in SPLITS]
-    return [path for folder in folders if folder.is_dir() for path in list_images(folder)]
-
-
 def has_split(root: Path, split: str) -> bool:
     """Whether a data set has a split; training and validation must be there."""
     if split != "test":

@@ -12,8 +12,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from common import distributed
 from common.errors import UserError
 from common.text import printable
+from config import ClassTable, MaskReading
+from data.census import Census
+from data.classes import read_class_table
+from data.facts import Facts, learn
 from data.formats.annotated import Annotated
 from data.formats.folders import FolderOfMasks
 from data.masks import MaskReader
@@ -33,6 +38,8 @@ from data.pairs import (
 # Of a source without a split of its own to validate on, this share of the pictures is set aside.
 VALID_SHARE = 0.2
 DIVIDED = "it does not say what is for validation: train.py sets a share of the pictures aside"
+# Where it comes from how masks are read.
+TRAINING, MODEL, PAINTED = "the training's masks", "the masks that the model learnt from", "shapes"
 
 
 @dataclass(frozen=True)
@@ -57,10 +64,12 @@ class Source:
         root: the folder that holds it.
         reader: how its masks are read.
         found: what was matched in each split that was asked for, the files without a partner too.
-        pairs: of each split those that can be used, sorted; not decoded yet.
+        pairs: of each split those with one clear mask, sorted.
         divided: whether the data do not say what is for validation, so that "train" and "valid"
             are but all pairs in two parts; see `data.splits`.
         problems: file and sentence for each picture whose annotations cannot be used.
+        facts: what was learnt of the pairs' files.
+        origin: by what it was decided how masks are read: `TRAINING`, `MODEL` or `PAINTED`.
     """
 
     root: Path
@@ -69,6 +78,8 @@ class Source:
     pairs: dict[str, list[Pair]]
     divided: bool = False
     problems: list[tuple[Path, str]] = field(default_factory=list)
+    facts: Facts = field(default_factory=lambda: Facts({}, {}, 0))
+    origin: str = TRAINING
 
     @property
     def remarks(self) -> tuple[str, ...]:
@@ -79,38 +90,68 @@ class Source:
         """Hex digest of the files of some lists of pairs: whether a run resumes on the same."""
         return data_fingerprint(self.root, splits)
 
+    @property
+    def mask_reading(self) -> MaskReading | None:
+        """What travels with a model; None where masks are painted here, which leaves no doubt."""
+        return None if self.origin == PAINTED else self.reader.reading
+
+    def refuse_other_readings(self) -> None:
+        """Refuse a split whose masks, looked at by themselves, mean something else.
+
+        Raises:
+            UserError: names a mask, a value of it, and both meanings.
+        """
+        if self.origin == PAINTED:
+            return
+        for split, pairs in self.pairs.items():
+            if split != "train" or self.origin != TRAINING:
+                self.reader.refuse_other_reading(self.facts.censuses(pairs), self.origin)
+
 
 def open_source(
     root: Path,
     splits: Iterable[str] = ("train", "valid"),
     *,
     skip_bad: bool = False,
+    photographs: bool = True,
     reading: Reading | None = None,
     cache: bool = True,
+    as_trained: MaskReading | None = None,
 ) -> Source:
     """Open a data set for some of its splits.
+
+    Of several processes the main one looks into the files, once for all.
 
     Args:
         root: a folder, or one annotation file.
         skip_bad: leave out what cannot be used, with a line that names it.
+        photographs: look into these too, not into masks alone.
         reading: what was decided about annotations.
-        cache: keep painted masks for the next start.
+        cache: take what is known of files from the user's cache, painted masks too, and keep what
+            is new there.
+        as_trained: how masks are read, as it travels with a model; None decides by the masks of
+            the training split.
 
     Raises:
-        UserError: no such data set or split, or a picture whose mask cannot be had.
+        UserError: no such data set or split, a picture whose mask cannot be had, or a split whose
+            masks mean something else than those of the training.
     """
     root, splits = Path(root), tuple(splits)
-    layout = _layout(root, reading or Reading(), cache)
-    if layout is None:
-        reader = MaskReader.for_data(root)
-        found = {split: match_split(root, split) for split in splits}
-        divided, problems = bool(split_remark(root)), []
-    else:
-        found, divided = _of_layout(layout, splits, root, skip_bad)
-        reader, problems = layout.reader(divided * (DIVIDED,)), layout.problems
-        root = layout.root
-    pairs = {split: usable_pairs(matching, skip_bad) for split, matching in found.items()}
-    return Source(root, reader, found, pairs, divided, problems)
+
+    def work() -> Source:
+        layout = _layout(root, reading or Reading(), cache)
+        if layout is None:
+            found = {split: match_split(root, split) for split in splits}
+            divided = bool(split_remark(root))
+        else:
+            found, divided = _of_layout(layout, splits, root, skip_bad)
+        pairs = {split: usable_pairs(matching, skip_bad) for split, matching in found.items()}
+        source = Source(root, MaskReader(ClassTable.default()), found, pairs, divided)
+        source = _look_into(source, layout, as_trained, photographs, cache)
+        source.refuse_other_readings()
+        return source
+
+    return distributed.on_main(work)
 
 
 def survey_source(root: Path, *, reading: Reading | None = None, cache: bool = True) -> Source:
@@ -122,14 +163,83 @@ def survey_source(root: Path, *, reading: Reading | None = None, cache: bool = T
     root = Path(root)
     layout = _layout(root, reading or Reading(), cache)
     if layout is None:
-        reader, divided, problems = MaskReader.for_data(root), bool(split_remark(root)), []
         found = {split: match_split(root, split) for split in SPLITS if has_split(root, split)}
+        divided = bool(split_remark(root))
     else:
         found, divided = _of_layout(layout, None, root, None)
-        reader, problems = layout.reader(divided * (DIVIDED,)), layout.problems
-        root = layout.root
     pairs = {split: matching.pairs for split, matching in found.items()}
-    return Source(root, reader, found, pairs, divided, problems)
+    source = Source(root, MaskReader(ClassTable.default()), found, pairs, divided)
+    return _look_into(source, layout, None, True, cache)
+
+
+def _look_into(
+    source: Source,
+    layout: Annotated | FolderOfMasks | None,
+    as_trained: MaskReading | None,
+    photographs: bool,
+    cache: bool,
+) -> Source:
+    """Learn what the files are, and settle how masks are read.
+
+    Args:
+        source: whose reader is not known yet.
+        layout: of the data set.
+        as_trained, photographs, cache: as `open_source` takes them.
+    """
+    if layout is None:
+        root, problems = source.root, []
+        classes, remarks = read_class_table(root), split_remark(root)
+    else:
+        root, problems = layout.root, layout.problems
+        classes, remarks = layout.classes, source.divided * (DIVIDED,)
+    everything = [pair for own in source.pairs.values() for pair in own]
+    facts = learn(root, everything, classes, photographs=photographs, use_cache=cache)
+    origin = TRAINING if as_trained is None else MODEL
+    if isinstance(layout, Annotated):
+        reader, origin = layout.reader(remarks), PAINTED
+    elif as_trained is None:
+        training = _training(source, layout)
+        if set(training) - set(everything):
+            learnt = learn(root, training, classes, photographs=False, use_cache=cache)
+        else:
+            learnt = facts
+        reader = MaskReader.decide(classes, _readable(training, learnt), remarks)
+    else:
+        reader = MaskReader.of(classes, as_trained, remarks)
+    reader = dataclasses.replace(reader, known=facts.censuses(everything))
+    changes = {"root": root, "problems": problems, "facts": facts, "origin": origin}
+    return dataclasses.replace(source, reader=reader, **changes)
+
+
+def _training(source: Source, layout: FolderOfMasks | None) -> list[Pair]:
+    """The pairs whose masks decide how all are read: the training's, or else the first split's.
+
+    Where the data do not say what is for validation, all of it may be learnt.
+    """
+    wanted = ("train", "valid") if source.divided else ("train",)
+    if set(wanted) <= source.pairs.keys():
+        return [pair for split in wanted for pair in source.pairs[split]]
+    try:
+        if layout is not None:
+            own = layout.match(layout.splits() & {"train", None}).pairs
+        else:
+            own = [pair for split in wanted for pair in match_split(source.root, split).pairs]
+    except UserError:  # a folder to measure on, without a training
+        own = []
+    return own or next(iter(source.pairs.values()))
+
+
+def _readable(pairs: list[Pair], facts: Facts) -> list[Census]:
+    """What occurs in the masks that can be read.
+
+    Raises:
+        UserError: none can.
+    """
+    masks = [facts.masks[pair.mask] for pair in pairs]
+    found = [census for census in masks if isinstance(census, Census)]
+    if masks and not found:
+        raise masks[0]
+    return found
 
 
 def _layout(root: Path, reading: Reading, cache: bool) -> Annotated | FolderOfMasks | None:

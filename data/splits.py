@@ -259,8 +259,7 @@ def _rarest_classes(pairs: Sequence[Pair], reader: MaskReader) -> list[int]:
     """For each pair the class in its mask that the fewest masks hold; -1 where all is ignored."""
 
     def classes_of(pair: Pair) -> list[int]:
-        seen = np.bincount(reader.read(pair).ravel(), minlength=256)[: len(reader.classes)]
-        return np.flatnonzero(seen).tolist()
+        return np.flatnonzero(reader.class_pixels(pair)).tolist()
 
     held = map_files(classes_of, list(pairs), "Looking which classes pictures hold")
     masks = Counter(chain.from_iterable(held))

@@ -19,7 +19,14 @@ from data.masks import MaskReader
 from data.pairs import Pair
 from datasets import SegmentationDataset
 from inference.predictor import Predictor
-from metrics import ConfusionMatrix, SeverityTable, article_batch_miou, boundary_counts, mean
+from metrics import (
+    ClassAreas,
+    ConfusionMatrix,
+    SeverityTable,
+    article_batch_miou,
+    boundary_counts,
+    mean,
+)
 from reporting.samples import Sample, choose_samples
 from utils import letterbox, overlay, side_by_side
 
@@ -36,22 +43,33 @@ MEANINGS = {
 }
 
 
-def evaluate_pairs(predictor: Predictor, pairs: list[Pair], reader: MaskReader) -> list[dict]:
-    """Measure every picture of a split, shared among the processes."""
+def evaluate_pairs(
+    predictor: Predictor, pairs: list[Pair], reader: MaskReader
+) -> tuple[list[dict], np.ndarray]:
+    """Measure every picture of a split, shared among the processes.
+
+    Returns:
+        a record a picture: its name (`file`), its classes' (3, K) areas as `ClassAreas` has them
+        (`areas`) and (2, K) boundary counts (`boundary`); and the (K, K) confusion of all. A
+        confusion of each would take 180 kB at 150 classes.
+    """
     mine = pairs[distributed.rank() :: distributed.world_size()]
-    own, step = [], predictor.batch
+    own, step, matrix = [], predictor.batch, ConfusionMatrix(len(predictor.classes))
     hidden = not distributed.is_main()
     with tqdm(total=len(mine), desc="Evaluating", disable=hidden, dynamic_ncols=True) as bar:
         for first in range(0, len(mine), step):
             group = mine[first : first + step]
-            own += evaluate_pictures(predictor, group, reader)
+            own += evaluate_pictures(predictor, group, reader, matrix)
             bar.update(len(group))
     shares = distributed.gather(own)
-    return [shares[i % len(shares)][i // len(shares)] for i in range(len(pairs))]
+    records = [shares[i % len(shares)][i // len(shares)] for i in range(len(pairs))]
+    return records, distributed.sum_over_processes(matrix.counts.to(predictor.device)).cpu().numpy()
 
 
-def evaluate_pictures(predictor: Predictor, pairs: list[Pair], reader: MaskReader) -> list[dict]:
-    """Count pictures that pass at once: each its (K, K) confusion and (2, K) boundary counts."""
+def evaluate_pictures(
+    predictor: Predictor, pairs: list[Pair], reader: MaskReader, total: ConfusionMatrix
+) -> list[dict]:
+    """The records of pictures that pass at once, which are added to `total` as well."""
     images = [read_image(pair.image) for pair in pairs]
     truths = [reader.read(pair) for pair in pairs]
     preds = predictor.masks_at(images, [truth.shape for truth in truths])
@@ -60,20 +78,22 @@ def evaluate_pictures(predictor: Predictor, pairs: list[Pair], reader: MaskReade
         matrix = ConfusionMatrix(len(predictor.classes))
         matrix.update(torch.from_numpy(pred), torch.from_numpy(truth))
         boundary = boundary_counts(pred, truth, len(predictor.classes))
-        counts = matrix.counts.numpy()
-        records.append({"file": pair.image.name, "counts": counts, "boundary": boundary})
+        total.counts += matrix.counts
+        areas = matrix.areas.numpy()
+        records.append({"file": pair.image.name, "areas": areas, "boundary": boundary})
     return records
 
 
-def split_metrics(records: list[dict], classes: ClassTable) -> dict:
-    """All figures of a split from its pictures' counts, flat, lists in class order."""
-    matrix = ConfusionMatrix.of(sum(record["counts"] for record in records))
+def split_metrics(records: list[dict], confusion: np.ndarray, classes: ClassTable) -> dict:
+    """All figures of a split as `evaluate_pairs` measured it, flat, lists in class order."""
+    matrix = ConfusionMatrix.of(confusion)
     intersections, unions = sum(record["boundary"] for record in records)
     with np.errstate(invalid="ignore"):
         boundary_iou = (intersections / unions).tolist()
-    counts = torch.from_numpy(np.stack([record["counts"] for record in records]))
-    batches = [article_batch_miou(batch.sum(0)) for batch in counts.split(ARTICLE_BATCH)]
-    severity = [(record["file"], *last_severity(record["counts"], classes)) for record in records]
+    areas = [record["areas"] for record in records]
+    firsts = range(0, len(areas), ARTICLE_BATCH)
+    batches = [article_batch_miou(sum(areas[i : i + ARTICLE_BATCH])) for i in firsts]
+    severity = [(record["file"], *last_severity(record["areas"], classes)) for record in records]
     errors = [abs(predicted - true) for _, true, predicted in severity]
     return {
         "images": len(records),
@@ -96,11 +116,10 @@ def split_metrics(records: list[dict], classes: ClassTable) -> dict:
     }
 
 
-def last_severity(counts: np.ndarray, classes: ClassTable) -> tuple[float, float]:
-    """True and predicted severity of one picture, of the last symptom, from its counts (K, K)."""
+def last_severity(areas: np.ndarray, classes: ClassTable) -> tuple[float, float]:
+    """True and predicted severity of one picture, of the last symptom, from its areas (3, K)."""
     table = SeverityTable.of(classes.names)
-    pixels = np.stack([counts.sum(1), counts.sum(0)])  # of the truth, of the prediction
-    true, predicted = table.shares(pixels)[:, -1].tolist()
+    true, predicted = table.shares(areas[1:])[:, -1].tolist()
     return true, predicted
 
 
@@ -111,7 +130,7 @@ def is_missed(true: float, predicted: float) -> bool:
 
 def image_miou(record: dict) -> float:
     """The mean IoU of one picture's classes."""
-    return ConfusionMatrix.of(record["counts"]).miou()
+    return ClassAreas(record["areas"]).miou()
 
 
 def format_table(metrics: dict) -> str:

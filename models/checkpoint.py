@@ -19,7 +19,7 @@ from torch import nn
 from common.errors import UserError
 from common.files import replacing
 from common.text import printable
-from config import ClassTable, ModelConfig
+from config import ClassTable, MaskReading, ModelConfig
 from models.heads import HEADS
 from models.timm_backbone import is_timm
 from models.variants import VARIANTS
@@ -159,6 +159,7 @@ def parse_description(content: dict, path: Path) -> tuple[ModelConfig, ClassTabl
     """
     try:
         plain = content["model_config"]
+        reading = plain.get("mask_reading")
         # Lists that hold each other have a text of any length.
         for text in (plain["variant"], plain["head"], *content["classes"]["names"]):
             if not isinstance(text, str):
@@ -171,6 +172,7 @@ def parse_description(content: dict, path: Path) -> tuple[ModelConfig, ClassTabl
             mean=tuple(float(value) for value in plain["mean"]),
             std=tuple(float(value) for value in plain["std"]),
             weights_licence=plain.get("weights_licence"),
+            mask_reading=reading and MaskReading.from_plain(reading),
             **{
                 name: None if plain.get(name) is None else int(plain[name])
                 for name in ("window", "crop_side", "photo_size")

@@ -8,6 +8,7 @@ from PIL import Image
 from data.images import write_image
 from data.masks import MaskReader
 from data.pairs import find_pairs
+from data.source import open_source
 
 COFFEE = "background:0,0,0::\nleaf:0,176,0::\nsymptom:255,0,0::\n"
 COLORS = np.array([(0, 0, 0), (0, 176, 0), (255, 0, 0)], np.uint8)
@@ -46,5 +47,10 @@ def save_with_exif(path: Path, image: np.ndarray, orientation: int) -> None:
     Image.fromarray(image).save(path, exif=exif)
 
 
+def reader_of(root: Path) -> MaskReader:
+    """How the masks of a data set are read, as its training split decides."""
+    return open_source(root, ("train",), photographs=False).reader
+
+
 def read_first(root: Path) -> np.ndarray:
-    return MaskReader.for_data(root).read(find_pairs(root, "train")[0])
+    return reader_of(root).read(find_pairs(root, "train")[0])

@@ -9,19 +9,19 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from data_sets import blobs, make_data
-from PIL import Image
+from data_sets import blobs, make_data, reader_of
 
 import datasets
 from common import cli
 from common.errors import UserError
 from config import IMAGENET_MEAN, IMAGENET_STD
+from data import images
 from data.checks import check_pairs
-from data.classes import read_class_table
-from data.images import read_image, write_image
-from data.masks import MaskReader
+from data.images import Normalisation, read_image, write_image
 from data.pairs import find_pairs
+from data.source import open_source
 from datasets import SegmentationDataset, make_augmentation, make_loader
+from training.precision import Precision
 
 REPO = Path(__file__).parent.parent
 REAL = REPO.parent / "shared" / "data"
@@ -31,19 +31,29 @@ def make_set(root: Path, count: int = 7, **options) -> SegmentationDataset:
     """A data set of photographs, each with a bright rectangle that its mask marks."""
     if not root.exists():
         make_data(root, [blobs((0, 1), (60 + 4 * n, 80)) for n in range(count)])
-    reader, pairs = MaskReader.for_data(root), find_pairs(root, "train")
-    return SegmentationDataset(pairs, reader, (32, 64), IMAGENET_MEAN, IMAGENET_STD, **options)
+    reader, pairs = reader_of(root), find_pairs(root, "train")
+    return SegmentationDataset(pairs, reader, (32, 64), IMAGENET_MEAN, **options)
 
 
-def test_a_sample_is_normalised_rgb_and_its_mask(tmp_path):
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_bytes_go_to_the_device_and_become_normalised_rgb_there(tmp_path, channels_last):
     dataset = make_set(tmp_path / "a", augment="none")
     image, target, index = dataset[0, 3]
-    assert (image.shape, image.dtype) == ((3, 32, 64), torch.float32)
-    assert (target.shape, target.dtype, index) == ((32, 64), torch.int64, 3)
+    assert (image.shape, image.dtype) == ((3, 32, 64), torch.uint8)
+    assert (target.shape, target.dtype, index) == ((32, 64), torch.uint8, 3)
+    look = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+    precision = Precision(torch.device("cpu"), channels_last=channels_last, **look)
+    images, targets = precision.to_device(image[None], target[None])
+    assert (images.dtype, targets.dtype) == (torch.float32, torch.int64)
+    order = torch.channels_last if channels_last else torch.contiguous_format
+    assert images.is_contiguous(memory_format=order)
+    by_hand = Normalisation(IMAGENET_MEAN, IMAGENET_STD)(image.permute(1, 2, 0).numpy())
+    np.testing.assert_allclose(images[0].numpy(), by_hand, atol=1e-6)
+    assert torch.equal(targets[0].byte(), target)
     pixels = read_image(dataset.pairs[3].image)
     pixels = cv2.resize(pixels, (64, 32), interpolation=cv2.INTER_AREA) / 255
     expected = (pixels - np.array(IMAGENET_MEAN)) / np.array(IMAGENET_STD)
-    np.testing.assert_allclose(image.permute(1, 2, 0).numpy(), expected, atol=1e-5)
+    np.testing.assert_allclose(images[0].permute(1, 2, 0).numpy(), expected, atol=0.01)
 
 
 @pytest.mark.parametrize("augment", ["article", "strong"])
@@ -70,7 +80,7 @@ def test_the_changes_of_a_sample_are_independent(tmp_path):
     seen = set()
     for epoch in range(40):
         image, target, _ = dataset[epoch, 0]
-        row = image[0, 16]  # through the centre, where 25 degrees change no side
+        row = image[0, 16].float()  # through the centre, where 25 degrees change no side
         seen.add((bool((target == 255).any()), bool(row[8:24].mean() > row[40:56].mean())))
     assert len(seen) == 4
 
@@ -97,13 +107,13 @@ def test_photograph_and_mask_stay_aligned(tmp_path, augment):
     root = make_data(tmp_path, [mask])
     pair = find_pairs(root, "train")[0]
     write_image(pair.image, np.dstack([mask * 255] * 3))
-    plain = (48, 96), (0, 0, 0), (1, 1, 1)
-    dataset = SegmentationDataset([pair], MaskReader.for_data(root), *plain, augment=augment)
+    plain = (48, 96), (0, 0, 0)
+    dataset = SegmentationDataset([pair], reader_of(root), *plain, augment=augment)
     seen_inside = 0
     for epoch in range(25):
         image, target, _ = dataset[epoch, 0]
         assert image.shape == (3, 48, 96)
-        seen = (image.mean(0) > 0.5).numpy().astype(np.uint8)
+        seen = (image.float().mean(0) > 127).numpy().astype(np.uint8)
         labels = target.numpy()
         inner = cv2.erode((labels == 1).astype(np.uint8), np.ones((5, 5)))
         outer = cv2.dilate((labels != 0).astype(np.uint8), np.ones((5, 5)))
@@ -137,6 +147,13 @@ def test_a_cache_larger_than_the_memory_is_refused(tmp_path, monkeypatch):
     dataset = make_set(tmp_path / "a", cache="ram")
     with pytest.raises(UserError, match="--cache none"):
         make_loader(dataset, 2, 0, train=True, seed=0)
+
+
+def test_a_sample_opens_its_photograph_and_its_mask_once(tmp_path, monkeypatch):
+    dataset, opened, open_file = make_set(tmp_path / "a"), [], images._open_file
+    monkeypatch.setattr(images, "_open_file", lambda path: opened.append(path) or open_file(path))
+    dataset[1, 2]
+    assert opened == [dataset.pairs[2].image, dataset.pairs[2].mask]
 
 
 def epoch_of(loader, epoch: int) -> list[tuple]:
@@ -216,12 +233,9 @@ def test_class_pixels_are_counted_at_the_masks_own_size(tmp_path):
         ((10, 4000), (32, 4512)),
     ],
 )
-def test_the_networks_input_follows_the_photographs_shape(tmp_path, size, expected):
-    paths = [tmp_path / f"{index}.png" for index in range(3)]
-    for path in paths[:2]:
-        Image.new("L", size[::-1]).save(path)
-    Image.new("L", (50, 40)).save(paths[2])  # one of another shape changes nothing
-    assert datasets.input_size(paths, 320 * 160) == expected
+def test_the_networks_input_follows_the_photographs_shape(size, expected):
+    other = (40, 50)  # one of another shape changes nothing
+    assert datasets.input_size([size, size, other], 320 * 160) == expected
 
 
 def exit_code(monkeypatch, *arguments: object) -> int:
@@ -266,8 +280,7 @@ def test_real_photographs_are_read(folder):
         names = ["background", "leaf", "symptom"]
     if not root.is_dir():
         pytest.skip("the real photographs are not beside the repository")
-    pairs = find_pairs(root, "valid")[:3]
-    reader = MaskReader(read_class_table(root))
-    assert list(reader.classes.names) == names
-    labels = [reader.read(pair) for pair in check_pairs(pairs, reader)]
+    source = open_source(root, ("valid",))
+    assert list(source.reader.classes.names) == names
+    labels = [source.reader.read(pair) for pair in check_pairs(source)["valid"][:3]]
     assert set(np.unique(np.concatenate([mask.ravel() for mask in labels]))) == {*range(len(names))}

@@ -23,6 +23,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from data_sets import reader_of
 from house import modules
 from PIL import Image
 from run_tiny import add_tiny
@@ -43,7 +44,6 @@ from data.checks import check_data_set
 from data.classes import read_class_table
 from data.images import read_image
 from data.inputs import find_inputs, result_path
-from data.masks import MaskReader
 from data.pairs import data_fingerprint, find_pairs
 from inference.journal import Journal
 from inference.results import ENDINGS
@@ -188,7 +188,7 @@ def test_every_flag_refuses_numbers_out_of_range(script, capsys):
 
 BAD = [
     (train, ["--data", "PLACE/missing"], "missing is not a folder"),
-    (train, ["--data", "PLACE/empty"], "holds no masks"),
+    (train, ["--data", "PLACE/empty"], "no folder train_images"),
     (train, ["--data", "PLACE/model.pth"], "is a file"),
     (train, ["--weights", "PLACE/missing"], "is not a file"),
     (train, ["--weights", "PLACE/empty"], "is not a file"),
@@ -880,7 +880,7 @@ def test_one_wrong_value_among_two_classes_is_found(tmp_path):
     ignored = np.array(Image.open(masks[0]))
     ignored[0] = 255
     Image.fromarray(ignored).save(masks[0])
-    reader = MaskReader.for_data(root)
+    reader = reader_of(root)
     pairs = find_pairs(root, "train")
     assert (reader.read(pairs[0])[0] == 255).all()
     with pytest.raises(UserError, match=r"value 37 on 1 pixels.*nearest is 'disease'"):

@@ -20,6 +20,7 @@ from tiny_video import write_video
 
 from common.errors import UserError
 from config import ClassTable
+from data.census import Census
 from data.classes import read_class_table
 from data.images import (
     read_header,
@@ -30,7 +31,7 @@ from data.images import (
     write_image,
     write_mask,
 )
-from data.masks import Census, MaskReader
+from data.masks import MaskReader
 from inference.predictor import _starts
 from segmentation_model import load_model
 from video.reader import VideoReader
@@ -251,11 +252,13 @@ def test_a_mask_means_the_same_however_it_is_stored(case, way):
         else:
             Image.fromarray(mask).save(path)
         raw = read_mask_raw(path)
-    reader = MaskReader.decide(table, [Census.of(raw)])
+    census = Census.of(raw, table)
+    reader = MaskReader.decide(table, [census])
     greys = [color[0] for color in table.colors if len(set(color)) == 1]
     if way == "indices" and set(greys) >= set(range(len(table))):
         return  # these levels are colours of the table, too
     assert np.array_equal(reader.decode(raw, path), mask)
+    assert np.array_equal(reader.pixels_of(census), np.bincount(mask.ravel(), minlength=256))
 
 
 @QUICK

@@ -429,6 +429,7 @@ def test_a_recipe_sets_defaults_and_typed_flags_win(monkeypatch, data, tmp_path,
     assert "256x192" in capsys.readouterr().out  # the photographs are 56x40
     saved = read_checkpoint(tmp_path / "last.pth")
     assert saved["model_config"]["input_size"] == [192, 256]
+    assert saved["model_config"]["mask_reading"]["grey"] == "indices"
     expected = RECIPES["scratch"] | {"lr": 0.003, "epochs": 1, "imgsz": [256, 192]}
     assert {name: saved["train_args"][name] for name in expected} == expected
     # The run that goes on has the same flags, typed or not.

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common import cli
 from common.device import machine
-from config import IMAGENET_MEAN, IMAGENET_STD
+from config import IMAGENET_MEAN
 from data.source import open_source
 from datasets import SegmentationDataset, make_loader
 
@@ -47,7 +47,7 @@ def main() -> None:
         f"{machine()}\n{len(pairs)} pictures of {args.root.name}, {width}x{height}, {args.augment}"
     )
     for cache in ("none", "ram"):
-        fed = args.imgsz, IMAGENET_MEAN, IMAGENET_STD
+        fed = args.imgsz, IMAGENET_MEAN
         dataset = SegmentationDataset(pairs, reader, *fed, augment=args.augment, cache=cache)
         for workers in (1, 2):
             rate = pictures_a_second(dataset, workers, args.epochs)

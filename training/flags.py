@@ -12,8 +12,7 @@ import torch
 
 from common import cli, distributed
 from common.errors import UserError
-from config import DEFAULT_DATA, DEFAULT_OUT_DIR
-from data.pairs import Pair
+from config import DEFAULT_DATA, DEFAULT_OUT_DIR, Size
 from data.splits import FOLDS_FILE, MAX_FOLDS, Division
 from datasets import SegmentationDataset, input_size
 from models.backbone import window_without_padding
@@ -44,7 +43,7 @@ RECIPE_PIXELS = 320 * 160
 AUTO = "auto"  # of --resume: go on if there is something to go on from
 # Flags of one call, not of the run: a resumed run takes all others from its checkpoint.
 CALL_FLAGS = ("resume", "overwrite", "out_dir", "debug", "device", "workers")
-CALL_FLAGS += ("fold", "folds_file", "split_file")
+CALL_FLAGS += ("fold", "folds_file", "split_file", "no_file_cache")
 
 COUNT = {"type": cli.positive_int, "metavar": "N"}
 SWITCH = {"action": argparse.BooleanOptionalAction, "default": False}
@@ -92,6 +91,7 @@ def add_data_flags(group) -> None:
     group.add_argument("--skip-bad", **SWITCH, help=what)
     what = "ram: keep the decoded, resized pictures in memory; --crop keeps them on the disk"
     group.add_argument("--cache", choices=("none", "ram"), default="none", help=what)
+    cli.add_shared(group, "--no-file-cache")
     cli.add_shared(group, "--workers", type=cli.natural, help="processes that load data")
 
 
@@ -320,13 +320,16 @@ def as_flags(train_args: object) -> list[str]:
     return flags
 
 
-def settle_recipe(args: argparse.Namespace, train_pairs: list[Pair]) -> None:
+def settle_recipe(args: argparse.Namespace, sizes: list[Size]) -> None:
     """Make flags of what a recipe leaves to the pictures: the network's input and its windows.
 
     Once settled they are the run's, whatever pictures the folder holds when it is resumed.
+
+    Args:
+        sizes: (height, width) of the photographs to learn from.
     """
     if args.imgsz is None:
-        args.imgsz = input_size([pair.image for pair in train_pairs], RECIPE_PIXELS)
+        args.imgsz = input_size(sizes, RECIPE_PIXELS)
         height, width = args.imgsz
         distributed.say(f"The network's input is {width}x{height}, as the photographs' shape is")
     begins = resumed_checkpoint(args) is None

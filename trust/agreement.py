@@ -32,8 +32,8 @@ def severity_agreement(
         `predicted` severity in [0, 1]), and the figures of `agreement`.
     """
     table = SeverityTable.of(classes.names)
-    counts = np.stack([record["counts"] for record in records])
-    true, predicted = table.shares(counts.sum(2)), table.shares(counts.sum(1))  # (pictures, S)
+    areas = np.stack([record["areas"] for record in records])
+    true, predicted = table.shares(areas[:, 1]), table.shares(areas[:, 2])  # (pictures, S)
     files = [record["file"] for record in records]
     return [
         {"class": classes.names[index], "files": files, "true": x.tolist(), "predicted": y.tolist()}

@@ -16,14 +16,13 @@ import numpy as np
 from common import distributed
 from common.distributed import say
 from common.errors import UserError
-from config import ClassTable
 from data.checks import span
 from data.images import read_image
 from data.pairs import Pair
 from data.source import Source
 from data.splits import FOLDS_FILE, Division, make_folds, name_of
-from inference.evaluation import split_metrics
 from inference.predictor import Predictor
+from metrics import ClassAreas
 from training.run_folder import BEST, RunFolder, checkpoints_of_folds, fold_folder
 
 
@@ -155,7 +154,7 @@ def out_of_fold(
             yield pair, number, mask, probabilities
 
 
-def fold_figures(records: Sequence[dict], classes: ClassTable) -> tuple[dict, str]:
+def fold_figures(records: Sequence[dict]) -> tuple[dict, str]:
     """What cross-validation adds to the figures of all pictures: those of the folds apart.
 
     The spread is the standard deviation of the folds' mIoU (with n - 1). Folds share most of what
@@ -168,8 +167,8 @@ def fold_figures(records: Sequence[dict], classes: ClassTable) -> tuple[dict, st
         figures for the metrics, and a sentence.
     """
     numbers = sorted({record["fold"] for record in records})
-    parts = ([record for record in records if record["fold"] == number] for number in numbers)
-    mious = [split_metrics(part, classes)["miou"] for part in parts]
+    parts = ([r["areas"] for r in records if r["fold"] == number] for number in numbers)
+    mious = [ClassAreas(sum(part)).miou() for part in parts]
     low, mid, high = min(mious), statistics.fmean(mious), max(mious)
     spread = statistics.stdev(mious) if len(mious) > 1 else math.nan
     figures = {"miou_mean_of_folds": mid, "miou_spread_of_folds": spread, "fold_miou": mious}

@@ -6,10 +6,10 @@ from collections import defaultdict
 from dataclasses import fields, replace
 from pathlib import Path
 
+from config import ClassTable
 from data.classes import has_class_table, read_class_table
 from data.formats.files import Folder, split_of_word
 from data.images import is_image_name
-from data.masks import MaskReader
 from data.pairs import Matching, Pair
 
 PHOTO_FOLDERS = {"images", "image", "imgs", "img", "photos", "jpegimages", "rgb", "inputs", "input"}
@@ -54,13 +54,13 @@ class FolderOfMasks:
     def refuse_problems(self, skip_bad: bool) -> None:
         """Every problem of masks is one of matching."""
 
-    def reader(self, remarks: tuple[str, ...]) -> MaskReader:
-        """Decide how the masks are read."""
+    @property
+    def classes(self) -> ClassTable:
+        """The class table beside the masks, or above them."""
         masks = [pair.mask for it in self.matchings.values() for pair in it.pairs]
         home = masks[0].parent
         named = [place for place in (self.root, home, home.parent) if has_class_table(place)]
-        classes = read_class_table(named[0] if named else self.root)
-        return MaskReader.for_masks(classes, masks, remarks)
+        return read_class_table(named[0] if named else self.root)
 
 
 def joined(matchings: list[Matching]) -> Matching:

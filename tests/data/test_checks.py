@@ -1,5 +1,6 @@
 """What spoils a training is found before it, and told to a person."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,8 @@ from PIL import Image
 from common.errors import UserError
 from data.checks import check_data_set, check_pairs
 from data.images import write_image
-from data.masks import MaskReader
 from data.pairs import find_pairs
+from data.source import open_source
 
 
 def spoil(path: Path) -> None:
@@ -23,15 +24,15 @@ def test_the_check_stops_at_a_broken_file_or_leaves_it_out(tmp_path, capsys):
     pairs = find_pairs(root, "train")
     spoil(pairs[1].image)
     spoil(pairs[2].mask)
-    reader = MaskReader.for_data(root)
+    source = open_source(root, ("train",))
     with pytest.raises(UserError, match=r"train_images/001\.png is cut off"):
-        check_pairs(pairs, reader)
-    assert check_pairs(pairs, reader, skip_bad=True) == [pairs[0], pairs[3]]
+        check_pairs(source)
+    assert check_pairs(source, skip_bad=True) == {"train": [pairs[0], pairs[3]]}
     printed = capsys.readouterr().out
     assert "2 of 4 pairs are left out" in printed
     assert "train_masks/002.png" in printed
     with pytest.raises(UserError):
-        check_pairs(pairs[1:3], reader, skip_bad=True)
+        check_pairs(dataclasses.replace(source, pairs={"train": pairs[1:3]}), skip_bad=True)
 
 
 def test_a_clean_data_set_has_no_problems(tmp_path, capsys):

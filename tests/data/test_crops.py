@@ -8,12 +8,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from data_sets import reader_of
 from PIL import Image
 
-from config import IMAGENET_MEAN, IMAGENET_STD
+from config import IMAGENET_MEAN
 from data import crops
 from data.crops import Box, PhotoStore, cut, tile_boxes, view_size
-from data.masks import MaskReader
 from data.pairs import find_pairs
 from datasets import CropDataset, make_loader
 
@@ -40,9 +40,9 @@ def root(tmp_path) -> Path:
 
 
 def make(root: Path, size=(32, 48), **options) -> CropDataset:
-    pairs, reader = find_pairs(root, "train"), MaskReader.for_data(root)
+    pairs, reader = find_pairs(root, "train"), reader_of(root)
     options = {"augment": "none", "rare_share": 0.0} | options
-    dataset = CropDataset(pairs, reader, size, IMAGENET_MEAN, IMAGENET_STD, **options)
+    dataset = CropDataset(pairs, reader, size, IMAGENET_MEAN, **options)
     dataset.fill_cache()
     return dataset
 
@@ -178,7 +178,7 @@ def test_only_the_region_of_a_crop_is_read(root, monkeypatch):
 
 
 def test_decoded_photographs_are_gone_when_their_store_is(root):
-    pairs, reader = find_pairs(root, "train"), MaskReader.for_data(root)
+    pairs, reader = find_pairs(root, "train"), reader_of(root)
     store = PhotoStore(pairs, reader, None)
     store.fill()
     folder = store.folder

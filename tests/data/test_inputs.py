@@ -1,5 +1,6 @@
 """Which pictures are meant, and that no two of them write one result."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,16 @@ def test_folders_are_kept_and_two_inputs_never_write_one_output(tmp_path):
     by_pattern = find_inputs([f"{tmp_path}/in/**/*.png"], recursive=False)
     assert sorted(by_pattern) == ["leaf", "x/leaf", "y/leaf"]
     assert len(find_inputs([str(tmp_path / "in/x"), f"{tmp_path}/in/y/../x/leaf.png"], False)) == 1
+
+
+def test_folders_are_looked_up_not_pictures(tmp_path, monkeypatch):
+    for number in range(60):
+        touch(tmp_path / str(number % 3) / f"{number}.png")
+    asked, realpath = [], os.path.realpath
+    monkeypatch.setattr(os.path, "realpath", lambda path: asked.append(path) or realpath(path))
+    monkeypatch.setattr(Path, "resolve", None)
+    assert len(find_inputs([str(tmp_path)], True, tmp_path / "results")) == 60
+    assert len(asked) == len(set(asked)) == 5
 
 
 def test_results_within_the_input_are_no_photographs(tmp_path):

@@ -2,13 +2,12 @@
 
 import numpy as np
 import pytest
-from data_sets import COFFEE, COLORS, blobs, make_data, photo, read_first, save_with_exif
+from data_sets import COFFEE, COLORS, blobs, make_data, photo, read_first, reader_of, save_with_exif
 from PIL import Image
 
 from common.errors import UserError
 from data.classes import read_class_table
 from data.images import read_image, write_image
-from data.masks import MaskReader
 from data.pairs import find_pairs
 
 
@@ -73,7 +72,7 @@ def test_255_is_ignored_where_no_class_is_white(tmp_path):
     mask = blobs((0, 1, 255))
     root = make_data(tmp_path / "a", [mask])
     np.testing.assert_array_equal(read_first(root), mask)
-    assert "255 (white) is ignored" in MaskReader.for_data(root).describe()
+    assert "255 (white) is ignored" in reader_of(root).describe()
     labelmap = "a:0,0,0::\nb:255,255,255::\n"
     white = make_data(tmp_path / "b", [blobs((0, 255))], labelmap)
     np.testing.assert_array_equal(read_first(white), blobs((0, 1)))
@@ -96,7 +95,7 @@ def test_a_void_class_keeps_its_line_and_is_not_counted(tmp_path):
 def test_the_reading_is_decided_over_all_masks(tmp_path):
     """One mask alone, 0 and 1, would be an index mask; the other shows that it is none."""
     root = make_data(tmp_path, [blobs((0, 1)), blobs((0, 38))])
-    reader = MaskReader.for_data(root)
+    reader = reader_of(root)
     assert reader.grey == "binary"
     assert "every value but 0 is 'disease'" in reader.describe()
 
@@ -105,9 +104,9 @@ def test_one_wrong_mask_does_not_change_how_the_others_are_read(tmp_path):
     good = palette_picture(COLORS[[0, 2, 1]], blobs((0, 2, 1)))
     wrong = palette_picture([(0, 0, 0), (7, 7, 7), (8, 8, 8)], blobs((0, 2, 1)))
     root = make_data(tmp_path, [good, good, wrong], COFFEE)
-    reader, pairs = MaskReader.for_data(root), find_pairs(root, "train")
+    reader, pairs = reader_of(root), find_pairs(root, "train")
     np.testing.assert_array_equal(reader.read(pairs[0]), blobs((0, 1, 2)))
-    with pytest.raises(UserError, match=r"002\.png has the colour \(8, 8, 8\)"):
+    with pytest.raises(UserError, match=r"002\.png has the colour \(7, 7, 7\)"):
         reader.read(pairs[2])
 
 
@@ -121,14 +120,14 @@ def test_an_unknown_colour_is_named_with_the_nearest_class(tmp_path):
         r"\(0, 176, 0\)\. Fix the mask or add the class to labelmap\.txt\.$"
     )
     with pytest.raises(UserError, match=sentence):
-        MaskReader.for_data(root).read(find_pairs(root, "train")[1])
+        reader_of(root).read(find_pairs(root, "train")[1])
 
 
 def test_an_unknown_index_is_named(tmp_path):
     bad = blobs((0, 1, 7))
     root = make_data(tmp_path, [blobs((0, 1, 2)), bad], COFFEE)
     with pytest.raises(UserError, match=rf"value 7 on {(bad == 7).sum()} pixels.*lines 0 to 2"):
-        MaskReader.for_data(root).read(find_pairs(root, "train")[1])
+        reader_of(root).read(find_pairs(root, "train")[1])
 
 
 @pytest.mark.parametrize("level", [38, 128, 255])
@@ -144,7 +143,7 @@ def test_colour_jpeg_masks_take_the_nearest_class(tmp_path):
     truth = blobs((0, 1, 2), (160, 240))
     root = make_data(tmp_path / "a", [COLORS[truth]], COFFEE, ending=".jpg")
     assert (read_first(root) != truth).mean() < 0.01
-    assert "JPEG" in MaskReader.for_data(root).describe()
+    assert "JPEG" in reader_of(root).describe()
     foreign = np.array([(0, 0, 0), (0, 0, 255), (255, 0, 0)], np.uint8)[blobs((1, 0, 2))]
     root = make_data(tmp_path / "b", [foreign], COFFEE, ending=".jpg")
     with pytest.raises(UserError, match="JPEG mask with colours far from every class"):
@@ -166,7 +165,7 @@ def test_masks_of_another_size_are_resized_if_their_proportions_agree(tmp_path):
     root = make_data(tmp_path, [blobs()])
     pair = find_pairs(root, "train")[0]
     write_image(pair.image, photo(0, (480, 643)))
-    reader = MaskReader.for_data(root)
+    reader = reader_of(root)
     assert reader.read(pair).shape == (48, 64)
     assert reader.read(pair, (480, 643)).shape == (480, 643)
     write_image(pair.image, photo(0, (480, 700)))

@@ -4,12 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_sets import COFFEE, COLORS, blobs, make_data, photo, read_first
+from data_sets import COFFEE, COLORS, blobs, make_data, photo, read_first, reader_of
 from PIL import Image
 
 from common.errors import UserError
 from data.images import write_image, write_mask
-from data.masks import MaskReader
 from data.pairs import data_fingerprint, find_pairs
 
 
@@ -63,8 +62,6 @@ def test_missing_and_empty_folders_are_said(tmp_path):
     (tmp_path / "train_masks").mkdir()
     with pytest.raises(UserError, match="holds no pictures"):
         find_pairs(tmp_path, "train")
-    with pytest.raises(UserError, match="holds no masks"):
-        MaskReader.for_data(tmp_path)
     (tmp_path / "data.zip").write_bytes(b"x")
     with pytest.raises(UserError, match="unpack"):
         find_pairs(tmp_path / "data.zip", "train")
@@ -99,7 +96,7 @@ def test_a_cvat_export_with_one_list_is_split_by_name(tmp_path):
     assert sorted(pair.stem for pair in train + valid) == sorted(names)
     assert valid == find_pairs(root, "valid")
     assert {pair.stem for pair in valid} != set(sorted(names)[:3]), "the first are no random share"
-    assert "train.py sets a share of the pictures aside" in MaskReader.for_data(root).describe()
+    assert "train.py sets a share of the pictures aside" in reader_of(root).describe()
     with pytest.raises(UserError, match="no test split"):
         find_pairs(root, "test")
 

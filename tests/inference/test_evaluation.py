@@ -5,19 +5,27 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from tiny_data import write_data, write_pairs
 from tiny_model import save_tiny
+from torch import nn
 
 import evaluate
 import inference_image
-from config import ClassTable
-from inference.evaluation import last_severity, split_metrics
-from metrics import SeverityTable
+from config import ClassTable, ModelConfig
+from data.source import open_source
+from inference.evaluation import evaluate_pairs, last_severity, split_metrics
+from inference.predictor import Predictor
+from metrics import ConfusionMatrix, SeverityTable
+
+
+def areas(counts: list) -> np.ndarray:
+    return ConfusionMatrix.of(np.array(counts)).areas.numpy()
 
 
 def record(name: str, counts: list) -> dict:
-    return {"file": name, "counts": np.array(counts), "boundary": np.ones((2, len(counts)), int)}
+    return {"file": name, "areas": areas(counts), "boundary": np.ones((2, len(counts)), int)}
 
 
 def named(*names: str) -> ClassTable:
@@ -26,12 +34,12 @@ def named(*names: str) -> ClassTable:
 
 
 def test_severity_is_the_last_symptoms_share_of_the_plant_or_of_the_picture():
-    two = np.array([[70, 10], [5, 15]])
+    two = areas([[70, 10], [5, 15]])
     assert last_severity(two, ClassTable.default()) == (0.2, 0.25)
-    three = np.array([[900, 0, 0], [0, 60, 0], [0, 30, 10]])
+    three = areas([[900, 0, 0], [0, 60, 0], [0, 30, 10]])
     assert last_severity(three, named("ground", "Leaf", "spot")) == (0.4, 0.1)
     assert last_severity(three, named("ground", "leaf rust", "mildew")) == (0.04, 0.01)
-    nothing = np.array([[9, 0, 0], [0, 0, 0], [0, 0, 0]])
+    nothing = areas([[9, 0, 0], [0, 0, 0], [0, 0, 0]])
     assert last_severity(nothing, named("ground", "leaf", "spot")) == (0.0, 0.0)
 
 
@@ -57,10 +65,24 @@ def test_the_worst_picture_and_those_that_are_missed_are_named():
         record("missed", [[90, 0], [9, 1]]),
         record("too much", [[60, 20], [0, 20]]),
     ]
-    metrics = split_metrics(records, ClassTable.default())
+    metrics = split_metrics(records, np.array([[230, 20], [9, 41]]), ClassTable.default())
     assert metrics["severity_error"] == pytest.approx((0 + 0.09 + 0.2) / 3)
     assert metrics["severity_worst"] == ("too much", 0.2, 0.4)
     assert [name for name, *_ in metrics["severity_missed"]] == ["missed"]
+
+
+def test_a_picture_is_remembered_by_its_areas_not_by_a_confusion_of_all_classes(tmp_path):
+    """150 x 150 counts of each of 2,000 pictures would take 360 MB."""
+    source = open_source(write_data(tmp_path, 1, 2), ("valid",))
+    classes = named(*map(str, range(150)))
+    config = ModelConfig(num_classes=150, input_size=(32, 32))
+    predictor = Predictor(nn.Conv2d(3, 150, 1), config, classes)
+    pairs = source.pairs["valid"] * 2
+    records, confusion = evaluate_pairs(predictor, pairs, source.reader)
+    assert max(v.nbytes for r in records for v in r.values() if isinstance(v, np.ndarray)) <= 3600
+    whole = ConfusionMatrix.of(confusion)
+    assert torch.equal(sum(torch.tensor(r["areas"]) for r in records), whole.areas)
+    assert split_metrics(records, confusion, classes)["miou"] == whole.miou()
 
 
 def call(monkeypatch, script, *flags) -> None:

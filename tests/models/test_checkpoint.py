@@ -9,7 +9,7 @@ from house import modules
 from run_tiny import add_tiny
 
 from common.errors import UserError
-from config import ClassTable, ModelConfig
+from config import ClassTable, MaskReading, ModelConfig
 from models import digests
 from models.checkpoint import read_checkpoint, save_checkpoint
 from models.pretrained import load_weights
@@ -27,7 +27,8 @@ def tiny_variant():
 @pytest.fixture
 def saved(tmp_path):
     """A tiny model and its checkpoint."""
-    config = ModelConfig("tiny", "pyramid", 3, (64, 96))
+    reading = MaskReading("indices", "colours", "binary", 19)
+    config = ModelConfig("tiny", "pyramid", 3, (64, 96), mask_reading=reading)
     model = build_model("tiny", "pyramid", 3).train()
     for _ in range(2):
         model(torch.randn(2, 3, 64, 96))  # moves BatchNorm's averages
@@ -134,6 +135,15 @@ def test_a_newer_format_is_refused_with_a_sentence(saved, tmp_path):
         ("input_size", [0, 64]),
         ("std", [0.0, 1.0, 1.0]),
         ("mean", None),
+        ("mask_reading", [1]),
+        ("mask_reading", {"grey": "indices"}),
+        ("mask_reading", {"grey": "x", "palette": "colours", "jpeg": "colours", "threshold": 1}),
+        ("mask_reading", {"grey": [], "palette": "colours", "jpeg": "colours", "threshold": 1}),
+        ("mask_reading", {"grey": "colours", "palette": {}, "jpeg": [], "threshold": 1}),
+        (
+            "mask_reading",
+            {"grey": "indices", "palette": "colours", "jpeg": "colours", "threshold": 999},
+        ),
     ],
 )
 def test_a_configuration_that_cannot_be_is_refused(saved, tmp_path, key, value):

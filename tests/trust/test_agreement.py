@@ -7,6 +7,7 @@ from scipy import stats
 from torchmetrics.regression import ConcordanceCorrCoef
 
 from config import ClassTable
+from metrics import ConfusionMatrix
 from trust import agreement as of
 from trust.agreement import agreement, concordance_interval, lin_concordance, severity_agreement
 
@@ -76,7 +77,8 @@ def test_each_symptom_has_its_own_agreement_and_file_column(tmp_path):
     grey = ((0, 0, 0),) * 4
     counts = [np.diag([5, 6, i, 2]) for i in range(4)]
     counts[3][2, 3] = 4  # rust called mildew
-    records = [{"file": f"{i}.jpg", "counts": c} for i, c in enumerate(counts)]
+    areas = [ConfusionMatrix.of(c).areas.numpy() for c in counts]
+    records = [{"file": f"{i}.jpg", "areas": one} for i, one in enumerate(areas)]
     table = severity_agreement(records, ClassTable(names, grey, grey))
     assert [symptom["class"] for symptom in table] == ["rust", "mildew"]
     assert table[0]["true"] == pytest.approx([0, 1 / 9, 2 / 10, 7 / 15])

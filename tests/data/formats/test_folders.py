@@ -65,7 +65,7 @@ def test_a_mask_of_other_proportions_is_refused(tmp_path):
     pairs = [(f"images/{name}.jpg", f"masks/{name}.png") for name in "ab"]
     source = open_all(write(tmp_path, *pairs, size=(30, 20)))
     with pytest.raises(UserError, match="20x30 px, its image"):
-        check_pairs(all_pairs(source), source.reader)
+        check_pairs(source)
 
 
 def test_datumaros_class_table_is_read(tmp_path):
