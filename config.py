@@ -39,12 +39,15 @@ class ClassTable:
         vis_colors: the colour of each class in overlays; black leaves the photograph as it is.
         ignored: the lines of the table that are no class (void, ignore, unlabelled): each its
             line number, which is its value in index masks, and its colour. They become 255.
+        also: lines of the table that were merged into a class of another line: each its line
+            number, its colour, and the index of that class.
     """
 
     names: tuple[str, ...]
     colors: tuple[RGB, ...]
     vis_colors: tuple[RGB, ...]
     ignored: tuple[tuple[int, RGB], ...] = ()
+    also: tuple[tuple[int, RGB, int], ...] = ()
 
     def __len__(self) -> int:
         return len(self.names)
@@ -71,6 +74,10 @@ class ClassTable:
             tuple(color(values) for values in plain["colors"]),
             tuple(color(values) for values in plain["vis_colors"]),
             tuple((int(line), color(values)) for line, values in plain.get("ignored", ())),
+            tuple(
+                (int(line), color(values), int(index))
+                for line, values, index in plain.get("also", ())
+            ),
         )
 
     def to_plain(self) -> dict:
@@ -80,6 +87,7 @@ class ClassTable:
             "colors": [list(color) for color in self.colors],
             "vis_colors": [list(color) for color in self.vis_colors],
             "ignored": [[line, list(color)] for line, color in self.ignored],
+            "also": [[line, list(color), index] for line, color, index in self.also],
         }
 
 
@@ -117,6 +125,36 @@ class MaskReading:
 
 
 @dataclass(frozen=True)
+class DataChoices:
+    """What a person decides about annotations and classes; travels with a model.
+
+    Args:
+        overlap: where shapes overlap and their format does not say which one lies on top: the
+            "smaller" one, or the later one in the "file".
+        polygons: YOLO's lines of four corners are outlines, not turned boxes.
+        merge: classes that become one, as "rust,spot=disease".
+        ignore: names of classes whose pixels count nowhere.
+    """
+
+    overlap: str = "smaller"
+    polygons: bool = False
+    merge: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
+
+    @classmethod
+    def from_plain(cls, plain: dict) -> "DataChoices":
+        """Rebuild them, as they travel in a checkpoint.
+
+        Raises:
+            KeyError, TypeError, ValueError: they are none.
+        """
+        lists = [tuple(map(str, plain[name])) for name in ("merge", "ignore")]
+        if plain["overlap"] not in ("smaller", "file"):
+            raise ValueError("no rule of overlaps")
+        return cls(plain["overlap"], bool(plain["polygons"]), *lists)
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """All that rebuilds a model and feeds it as it was trained.
 
@@ -134,6 +172,7 @@ class ModelConfig:
         photo_size: the longer side to which photographs are scaled before crops or tiles are taken
             of them, None for their own resolution.
         mask_reading: how the training's masks were read; None where there was nothing to decide.
+        choices: what was decided about annotations and classes; None where nothing was.
     """
 
     variant: str = "faster_vit_0"
@@ -147,6 +186,7 @@ class ModelConfig:
     crop_side: int | None = None
     photo_size: int | None = None
     mask_reading: MaskReading | None = None
+    choices: DataChoices | None = None
 
     def to_plain(self) -> dict:
         """Lists, strings and numbers only, so that a checkpoint stays data."""

@@ -30,7 +30,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from common import cli
 from common.errors import UserError
-from config import IGNORE_INDEX, Size
+from config import IGNORE_INDEX, DataChoices, Size
 from data.checks import check_data_set
 from data.crops import Box, CropSampler, PhotoStore, tile_boxes
 from data.images import map_files, read_picture, resize_image, resize_mask
@@ -404,8 +404,11 @@ def main() -> int:
         "--fix-list", type=Path, metavar="FILE", help="write the names of the files to put right"
     )
     cli.add_shared(parser, "--no-file-cache")
+    cli.add_data_flags(parser)
     args = parser.parse_args()
-    return 1 if check_data_set(args.root, args.fix_list, not args.no_file_cache) else 0
+    choices = DataChoices(**cli.data_choices(args))
+    look = {"choices": choices, "cache": not args.no_file_cache}
+    return 1 if check_data_set(args.root, args.fix_list, **look) else 0
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from common import cli, distributed
 from common.device import compute_repeatably
 from common.errors import UserError
 from common.files import lock_folder, without_nan, write_csv, write_text
-from config import DEFAULT_DATA, ClassTable, MaskReading
+from config import DEFAULT_DATA, ClassTable
 from data.masks import MaskReader
 from data.pairs import SPLITS, Pair
 from data.source import Source, open_source
@@ -50,6 +50,7 @@ def parse_args():
     cli.add_shared(parser, "--split-file", help=what)
     cli.add_shared(parser, "--out-dir", default=Path("outputs/evaluation"))
     cli.add_shared(parser, "--no-file-cache")
+    cli.add_shared(parser, "--skip-bad")
     cli.add_prediction_flags(parser)
     return parser.parse_args()
 
@@ -95,8 +96,9 @@ def main() -> int:
     table = folds_of(args.model)
     folds = table if args.split is None else None
     split = "out of fold" if folds else args.split or "valid"
-    looks = {"as_trained": predictor.config.mask_reading, "cache": not args.no_file_cache}
-    source, pairs = open_pairs(args.data, split, args.model[0], args.split_file, **looks)
+    look = {"as_trained": predictor.config.mask_reading, "choices": predictor.config.choices}
+    look |= {"skip_bad": args.skip_bad, "cache": not args.no_file_cache}
+    source, pairs = open_pairs(args.data, split, args.model[0], args.split_file, look)
     reader = source.reader
     if reader.classes.names != predictor.classes.names:
         raise UserError(
@@ -133,13 +135,7 @@ def main() -> int:
 
 
 def open_pairs(
-    root: Path,
-    split: str,
-    model: Path,
-    table: Path | None,
-    *,
-    as_trained: MaskReading | None,
-    cache: bool,
+    root: Path, split: str, model: Path, table: Path | None, look: dict
 ) -> tuple[Source, list[Pair]]:
     """Open a data set, and choose the pairs that are measured.
 
@@ -147,14 +143,13 @@ def open_pairs(
         split: "train", "valid" or "test"; anything else is all of training and validation.
         model: beside which train.py has left the split.csv of data without splits.
         table: another split.csv.
-        as_trained, cache: as `open_source` takes them.
+        look: how `open_source` looks at the data.
 
     Raises:
         UserError: there is no such split, or nothing says which pictures are in it.
     """
     both = "train", "valid"
-    looks = {"photographs": False, "as_trained": as_trained, "cache": cache}
-    source = open_source(root, (split,) if split in SPLITS else both, **looks)
+    source = open_source(root, (split,) if split in SPLITS else both, photographs=False, **look)
     if split in both and (table or source.divided):
         table = table or (model if model.is_dir() else model.parent) / SPLIT_FILE
         if not table.is_file():
@@ -162,7 +157,7 @@ def open_pairs(
                 f"{root} does not say which photographs are for validation, and {table} is not "
                 "there; name the training's with --split-file, or measure all with --split all."
             )
-        source = open_source(root, both, **looks)
+        source = open_source(root, both, photographs=False, **look)
         pairs = source.pairs["train"] + source.pairs["valid"]
         return source, choose_part(pairs, source.root, table, split)
     return source, [pair for own in source.pairs.values() for pair in own]

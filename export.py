@@ -257,7 +257,8 @@ def validation_miou(path: Path, loaded: Loaded) -> float | None:
     """The mIoU of a file on the split that its model was validated on, where that is at hand."""
     root, reading = _data_root(loaded), loaded.config.mask_reading
     try:
-        source = open_source(root or Path(), ("valid",), photographs=False, as_trained=reading)
+        look = {"as_trained": reading, "choices": loaded.config.choices}
+        source = open_source(root or Path(), ("valid",), photographs=False, **look)
     except (UserError, OSError, ValueError):
         return None
     if source.divided:  # by a split.csv that need not be at hand

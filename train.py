@@ -32,7 +32,7 @@ from common import cli, distributed
 from common.device import choose_device, compute_repeatably, seed_everything
 from common.distributed import say
 from common.errors import UserError
-from config import ClassTable, ModelConfig
+from config import ClassTable, DataChoices, ModelConfig
 from data.checks import check_pairs
 from data.masks import MaskReader
 from data.pairs import Pair
@@ -205,8 +205,8 @@ class Data:
 
 def open_pairs(args: argparse.Namespace) -> tuple[Source, dict[str, list[Pair]]]:
     """Open the data set and check every pair; returns those that can be used, by split."""
-    cache = not args.no_file_cache
-    source = open_source(args.data, skip_bad=args.skip_bad, cache=cache)
+    look = {"choices": DataChoices(**cli.data_choices(args)), "cache": not args.no_file_cache}
+    source = open_source(args.data, skip_bad=args.skip_bad, **look)
     say(source.reader.describe())
     say(source.facts.describe())
     return source, check_pairs(source, args.skip_bad)
@@ -249,6 +249,7 @@ def prepare_data(args: argparse.Namespace, source: Source, pairs: dict[str, list
     size = args.imgsz
     shape = (args.model, args.head, len(reader.classes), size)
     look = {"window": args.window, "mask_reading": source.mask_reading}
+    look |= {"choices": DataChoices(**cli.data_choices(args))}
     config = ModelConfig(*shape, *normalisation(args.model), **look)
     train_set, valid_set = make_sets(args, pairs, reader, config)
     if args.crop:

@@ -103,6 +103,7 @@ SHARED = {
         "that was trained on crops",
     },
     "--overwrite": {"action": "store_true"},
+    "--skip-bad": {"action": "store_true", "help": "leave out pictures that cannot be used"},
     "--split-file": {"type": Path, "metavar": "CSV"},
     "--tile": {
         "type": number(int, 32, 8192),
@@ -127,6 +128,31 @@ def add_shared(parser: argparse._ActionsContainer, *flags: str, **own) -> None:
     """Declare flags of SHARED in a parser or in a group of it; what is the script's `own` wins."""
     for flag in flags:
         parser.add_argument(flag, **SHARED[flag] | own)
+
+
+def add_data_flags(parser: argparse._ActionsContainer) -> None:
+    """Declare what a person decides about annotations and classes."""
+    add = parser.add_argument
+    what = "classes that become one, as 'rust,spot=disease'; more of them after a semicolon"
+    add("--merge", default="", metavar="RULES", help=what)
+    what = "classes whose pixels count nowhere, with commas between them"
+    add("--ignore", default="", metavar="NAMES", help=what)
+    what = (
+        "of COCO's and YOLO's shapes that overlap, the smaller one is on top, or the file's later"
+    )
+    add("--overlap", choices=("smaller", "file"), default="smaller", help=what)
+    what = "YOLO lines of four corners are outlines, not turned boxes"
+    add("--polygons", action="store_true", help=what)
+
+
+def data_choices(args: argparse.Namespace) -> dict:
+    """What `add_data_flags` says, as the keywords of `config.DataChoices`."""
+    merge, ignore = (
+        tuple(filter(None, map(str.strip, text.split(mark))))
+        for text, mark in ((args.merge, ";"), (args.ignore, ","))
+    )
+    same = {"overlap": args.overlap, "polygons": args.polygons}
+    return same | {"merge": merge, "ignore": ignore}
 
 
 def add_prediction_flags(parser: Parser) -> argparse._ArgumentGroup:

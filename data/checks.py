@@ -7,7 +7,7 @@ person.
 import math
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +17,9 @@ from common import distributed
 from common.errors import UserError
 from common.files import write_text
 from common.text import printable
-from config import IGNORE_INDEX, ClassTable, Size
+from config import IGNORE_INDEX, ClassTable, DataChoices, Size
 from data.census import Census
-from data.classes import table_lines
+from data.classes import line_targets, table_lines
 from data.facts import Photo
 from data.images import Header
 from data.masks import is_turned
@@ -29,6 +29,7 @@ from data.source import Source, survey_source
 # What spoils a training, or what is learnt from it.
 PROBLEMS = {
     "unreadable": "cannot be read",
+    "annotations": "pictures whose annotations cannot be used",
     "no_mask": "images without a mask",
     "no_image": "masks without an image",
     "ambiguous": "names that are not clear",
@@ -219,6 +220,7 @@ def examine_source(source: Source) -> tuple[dict[str, list[Record]], list[Findin
         split: [examine(pair, source) for pair in pairs] for split, pairs in source.pairs.items()
     }
     findings = [finding for found in source.found.values() for finding in find_unpaired(found)]
+    findings += [Finding("annotations", path, text) for path, text in source.problems]
     findings += [f for members in records.values() for record in members for f in record.findings]
     findings += find_twins(records)
     findings += find_absent(records, source.reader.classes)
@@ -229,33 +231,66 @@ def examine_source(source: Source) -> tuple[dict[str, list[Record]], list[Findin
     return records, findings
 
 
-def check_data_set(root: Path, fix_list: Path | None = None, cache: bool = True) -> int:
+def check_data_set(
+    root: Path, fix_list: Path | None = None, cache: bool = True, choices: DataChoices | None = None
+) -> int:
     """Print all that is known of a data set; returns the number of problems.
 
     Args:
         cache: take what is known of files from the user's cache, and keep what is new there.
+        choices: what was decided about annotations and classes; shown before and after.
         fix_list: a file to write the names of the files with problems to, one a line.
 
     Raises:
         UserError: no such data set, or a class table that cannot be read.
     """
     root = Path(root)
-    source = survey_source(root, cache=cache)
-    reader = source.reader
-    records, findings = examine_source(source)
+    source = survey_source(root, choices=choices, cache=cache)
+    merged, reader = source.reader.classes, source.unmerged
+    records, findings = examine_source(replace(source, reader=reader))
 
     print(f"\n{printable(root)}\n\n{reader.describe()}\n{source.facts.describe()}\n")
     print_splits(records)
     print_classes(records, reader.classes)
+    if merged != reader.classes:
+        print("After --merge and --ignore:")
+        print_classes(remapped(records, reader.classes, merged), merged)
     problems = print_findings("Problems", PROBLEMS, findings)
     print_findings("To know", NOTES, findings)
     offenders = [finding.path for finding in findings if finding.kind in PROBLEMS]
     print(f"{problems} problems in {len(set(offenders))} files." if problems else "No problems.")
     if fix_list is not None:
-        names = dict.fromkeys(printable(path.relative_to(root)) for path in offenders)
+        names = dict.fromkeys(_below(path, source.root) for path in offenders)
         write_text(fix_list, "".join(f"{name}\n" for name in names))
         print(f"{len(names)} names are in {printable(fix_list)}")
     return problems
+
+
+def remapped(
+    records: dict[str, list[Record]], classes: ClassTable, merged: ClassTable
+) -> dict[str, list[Record]]:
+    """The records with their pixels by the classes that are left."""
+    before, after = line_targets(classes), line_targets(merged)
+    table = np.arange(256)
+    for line, index in before.items():
+        table[index] = after[line]
+    return {
+        split: [
+            replace(
+                one,
+                pixels=one.pixels
+                if one.pixels is None
+                else np.bincount(table, one.pixels, 256).astype(np.int64),
+            )
+            for one in members
+        ]
+        for split, members in records.items()
+    }
+
+
+def _below(path: Path, root: Path) -> str:
+    """A file's name below the data set, or its own where it lies elsewhere."""
+    return printable(path.relative_to(root) if path.is_relative_to(root) else path.name)
 
 
 def find_absent(records: dict[str, list[Record]], classes: ClassTable) -> list[Finding]:

@@ -2,12 +2,13 @@
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import config
 from common.errors import UserError
 from common.text import printable, read_text
-from config import RGB, ClassTable
+from config import IGNORE_INDEX, RGB, ClassTable
 
 # Names in a class table that mean "not labelled": their pixels become 255.
 IGNORED_NAMES = {"void", "ignore", "ignored", "unlabel", "unlabeled", "unlabelled"}
@@ -132,9 +133,80 @@ def format_class_table(classes: ClassTable) -> str:
 
 
 def table_lines(classes: ClassTable) -> dict[int, RGB]:
-    """The colour of every line of the table, of classes and of what is ignored, by its number."""
-    ignored, rest = dict(classes.ignored), iter(classes.colors)
+    """The colour of every line of the table, of classes and of what is none, by its number."""
+    colors = {line: color for line, color, *_ in (*classes.ignored, *classes.also)}
+    rest = iter(classes.colors)
     return {
-        line: ignored[line] if line in ignored else next(rest)
-        for line in range(len(classes) + len(ignored))
+        line: colors[line] if line in colors else next(rest)
+        for line in range(len(classes) + len(colors))
     }
+
+
+def line_targets(classes: ClassTable) -> dict[int, int]:
+    """The class index of every line of the table, 255 for one that is no class."""
+    targets = dict.fromkeys((line for line, _ in classes.ignored), IGNORE_INDEX)
+    targets |= {line: index for line, _, index in classes.also}
+    own = iter(range(len(classes)))
+    return {
+        line: targets[line] if line in targets else next(own)
+        for line in range(len(classes) + len(targets))
+    }
+
+
+def merged_classes(
+    classes: ClassTable, merge: Sequence[str] = (), ignore: Sequence[str] = ()
+) -> ClassTable:
+    """The table after some classes became one, and others none.
+
+    Args:
+        merge: as "rust,spot=disease": these become the class of that name, which may be one of the
+            table or new; a new one takes the place and colour of the first of them.
+        ignore: names of classes whose pixels become 255.
+
+    Raises:
+        UserError: no such class, or fewer than two are left.
+    """
+    lines, targets = table_lines(classes), line_targets(classes)
+    name_of = {
+        line: None if index == IGNORE_INDEX else classes.names[index]
+        for line, index in targets.items()
+    }
+    for rule in merge:
+        parts, _, target = rule.partition("=")
+        names, target = [name.strip() for name in parts.split(",")], target.strip()
+        if not target or not all(names) or printable(target) != target:
+            raise UserError(f"--merge {printable(rule)!r} is no rule; write rust,spot=disease.")
+        _check_known(names, name_of, "--merge")
+        name_of = {line: target if name in names else name for line, name in name_of.items()}
+    _check_known(ignore, name_of, "--ignore")
+    name_of = {line: None if name in ignore else name for line, name in name_of.items()}
+    left = list(dict.fromkeys(name for name in name_of.values() if name is not None))
+    if len(left) < 2:
+        raise UserError(f"--merge and --ignore leave {len(left)} classes; at least 2 are needed.")
+    # A class keeps the line that bore its name before, or takes the first of those it is made of.
+    before = {line: classes.names[i] for line, i in targets.items() if i != IGNORE_INDEX}
+    lines_of = {name: [line for line in name_of if name_of[line] == name] for name in left}
+    own = {
+        name: min(of, key=lambda line, name=name: (before[line] != name, line))
+        for name, of in lines_of.items()
+    }
+    order = sorted(left, key=own.__getitem__)
+    return ClassTable(
+        tuple(order),
+        tuple(lines[own[name]] for name in order),
+        tuple(classes.vis_colors[targets[own[name]]] for name in order),
+        tuple((line, lines[line]) for line, name in name_of.items() if name is None),
+        tuple(
+            (line, lines[line], order.index(name))
+            for line, name in name_of.items()
+            if name is not None and line != own[name]
+        ),
+    )
+
+
+def _check_known(names: Sequence[str], name_of: dict[int, str | None], flag: str) -> None:
+    known = [name for name in name_of.values() if name is not None]
+    for name in names:
+        if name not in known:
+            listed = ", ".join(dict.fromkeys(known))
+            raise UserError(f"{flag}: there is no class {printable(name)!r}; there are {listed}.")

@@ -19,7 +19,7 @@ from common.errors import UserError
 from common.text import printable
 from config import IGNORE_INDEX, RGB, ClassTable, MaskReading, Size
 from data.census import JPEG_TOLERANCE, Census, nearest_lines, pack, plane, unpack
-from data.classes import table_lines
+from data.classes import line_targets, table_lines
 from data.images import Header, RawMask, read_header, read_mask_raw, resize_mask, turn
 from data.pairs import Pair
 
@@ -261,8 +261,7 @@ class MaskReader:
 
     def _target(self, line: int) -> int:
         """The class index of a line of the table, 255 for one that is no class."""
-        ignored = [number for number, _ in self.classes.ignored]
-        return IGNORE_INDEX if line in ignored else line - sum(n < line for n in ignored)
+        return line_targets(self.classes)[line]
 
     @cached_property
     def _color_table(self) -> np.ndarray:

@@ -15,9 +15,9 @@ from pathlib import Path
 from common import distributed
 from common.errors import UserError
 from common.text import printable
-from config import ClassTable, MaskReading
+from config import ClassTable, DataChoices, MaskReading
 from data.census import Census
-from data.classes import read_class_table
+from data.classes import merged_classes, read_class_table
 from data.facts import Facts, learn
 from data.formats.annotated import Annotated
 from data.formats.folders import FolderOfMasks
@@ -43,20 +43,6 @@ TRAINING, MODEL, PAINTED = "the training's masks", "the masks that the model lea
 
 
 @dataclass(frozen=True)
-class Reading:
-    """What a person decides about annotations; travels in the checkpoint as plain types.
-
-    Args:
-        overlap: where shapes overlap and the format does not say which one lies on top: the
-            "smaller" one, or the later one in the "file".
-        polygons: YOLO's lines of four corners are outlines, not turned boxes.
-    """
-
-    overlap: str = "smaller"
-    polygons: bool = False
-
-
-@dataclass(frozen=True)
 class Source:
     """A data set that was opened.
 
@@ -70,6 +56,7 @@ class Source:
         problems: file and sentence for each picture whose annotations cannot be used.
         facts: what was learnt of the pairs' files.
         origin: by what it was decided how masks are read: `TRAINING`, `MODEL` or `PAINTED`.
+        unmerged: the reader before --merge and --ignore.
     """
 
     root: Path
@@ -80,6 +67,7 @@ class Source:
     problems: list[tuple[Path, str]] = field(default_factory=list)
     facts: Facts = field(default_factory=lambda: Facts({}, {}, 0))
     origin: str = TRAINING
+    unmerged: MaskReader | None = None
 
     @property
     def remarks(self) -> tuple[str, ...]:
@@ -105,16 +93,17 @@ class Source:
             return
         for split, pairs in self.pairs.items():
             if split != "train" or self.origin != TRAINING:
-                self.reader.refuse_other_reading(self.facts.censuses(pairs), self.origin)
+                reader = self.unmerged or self.reader
+                reader.refuse_other_reading(self.facts.censuses(pairs), self.origin)
 
 
 def open_source(
     root: Path,
-    splits: Iterable[str] = ("train", "valid"),
+    splits: Iterable[str] | None = ("train", "valid"),
     *,
     skip_bad: bool = False,
     photographs: bool = True,
-    reading: Reading | None = None,
+    choices: DataChoices | None = None,
     cache: bool = True,
     as_trained: MaskReading | None = None,
 ) -> Source:
@@ -124,9 +113,10 @@ def open_source(
 
     Args:
         root: a folder, or one annotation file.
+        splits: None for all that there are.
         skip_bad: leave out what cannot be used, with a line that names it.
         photographs: look into these too, not into masks alone.
-        reading: what was decided about annotations.
+        choices: what a person decided about annotations and classes.
         cache: take what is known of files from the user's cache, painted masks too, and keep what
             is new there.
         as_trained: how masks are read, as it travels with a model; None decides by the masks of
@@ -136,32 +126,34 @@ def open_source(
         UserError: no such data set or split, a picture whose mask cannot be had, or a split whose
             masks mean something else than those of the training.
     """
-    root, splits = Path(root), tuple(splits)
+    root, wanted = Path(root), None if splits is None else tuple(splits)
+    choices = choices or DataChoices()
 
     def work() -> Source:
-        layout = _layout(root, reading or Reading(), cache)
+        layout = _layout(root, choices, cache)
         if layout is None:
-            found = {split: match_split(root, split) for split in splits}
+            names = wanted or [split for split in SPLITS if has_split(root, split)]
+            found = {split: match_split(root, split) for split in names}
             divided = bool(split_remark(root))
         else:
-            found, divided = _of_layout(layout, splits, root, skip_bad)
+            found, divided = _of_layout(layout, wanted, root, skip_bad)
         pairs = {split: usable_pairs(matching, skip_bad) for split, matching in found.items()}
         source = Source(root, MaskReader(ClassTable.default()), found, pairs, divided)
-        source = _look_into(source, layout, as_trained, photographs, cache)
+        source = _look_into(source, layout, choices, as_trained, photographs, cache)
         source.refuse_other_readings()
         return source
 
     return distributed.on_main(work)
 
 
-def survey_source(root: Path, *, reading: Reading | None = None, cache: bool = True) -> Source:
+def survey_source(root: Path, *, choices: DataChoices | None = None, cache: bool = True) -> Source:
     """Open every split that a data set has, to tell a person what is wrong with it.
 
     Raises:
         UserError: no such data set, or none that could be read at all.
     """
-    root = Path(root)
-    layout = _layout(root, reading or Reading(), cache)
+    root, choices = Path(root), choices or DataChoices()
+    layout = _layout(root, choices, cache)
     if layout is None:
         found = {split: match_split(root, split) for split in SPLITS if has_split(root, split)}
         divided = bool(split_remark(root))
@@ -169,12 +161,13 @@ def survey_source(root: Path, *, reading: Reading | None = None, cache: bool = T
         found, divided = _of_layout(layout, None, root, None)
     pairs = {split: matching.pairs for split, matching in found.items()}
     source = Source(root, MaskReader(ClassTable.default()), found, pairs, divided)
-    return _look_into(source, layout, None, True, cache)
+    return _look_into(source, layout, choices, None, True, cache)
 
 
 def _look_into(
     source: Source,
     layout: Annotated | FolderOfMasks | None,
+    choices: DataChoices,
     as_trained: MaskReading | None,
     photographs: bool,
     cache: bool,
@@ -184,7 +177,7 @@ def _look_into(
     Args:
         source: whose reader is not known yet.
         layout: of the data set.
-        as_trained, photographs, cache: as `open_source` takes them.
+        choices, as_trained, photographs, cache: as `open_source` takes them.
     """
     if layout is None:
         root, problems = source.root, []
@@ -207,8 +200,10 @@ def _look_into(
     else:
         reader = MaskReader.of(classes, as_trained, remarks)
     reader = dataclasses.replace(reader, known=facts.censuses(everything))
+    merged = merged_classes(reader.classes, choices.merge, choices.ignore)
+    own = dataclasses.replace(reader, classes=merged)
     changes = {"root": root, "problems": problems, "facts": facts, "origin": origin}
-    return dataclasses.replace(source, reader=reader, **changes)
+    return dataclasses.replace(source, reader=own, unmerged=reader, **changes)
 
 
 def _training(source: Source, layout: FolderOfMasks | None) -> list[Pair]:
@@ -242,7 +237,7 @@ def _readable(pairs: list[Pair], facts: Facts) -> list[Census]:
     return found
 
 
-def _layout(root: Path, reading: Reading, cache: bool) -> Annotated | FolderOfMasks | None:
+def _layout(root: Path, choices: DataChoices, cache: bool) -> Annotated | FolderOfMasks | None:
     """How a data set is laid out; None for this program's own layout and CVAT's masks.
 
     Raises:
@@ -252,8 +247,8 @@ def _layout(root: Path, reading: Reading, cache: bool) -> Annotated | FolderOfMa
         return None
     if not root.is_file() or root.suffix.lower() not in (".json", ".xml", ".yaml", ".yml"):
         check_root(root)
-    by_area = reading.overlap == "smaller"
-    layout = Annotated.open(root, by_area, reading.polygons, cache)
+    by_area = choices.overlap == "smaller"
+    layout = Annotated.open(root, by_area, choices.polygons, cache)
     if layout is None and root.is_dir():
         layout = FolderOfMasks.open(root)
     if layout is None:
@@ -298,7 +293,9 @@ def _of_layout(
     if skip_bad is not None:
         layout.refuse_problems(skip_bad)
     if whole is not None:
-        parts = divide(whole, root) if splits or len(whole.pairs) > 1 else {"train": whole}
+        parts = (
+            divide(whole, root) if splits is not None or len(whole.pairs) > 1 else {"train": whole}
+        )
         found |= {split: parts[split] for split in wanted if split in parts}
     return found, divided and "valid" in found
 

@@ -19,7 +19,7 @@ from torch import nn
 from common.errors import UserError
 from common.files import replacing
 from common.text import printable
-from config import ClassTable, MaskReading, ModelConfig
+from config import ClassTable, DataChoices, MaskReading, ModelConfig
 from models.heads import HEADS
 from models.timm_backbone import is_timm
 from models.variants import VARIANTS
@@ -177,6 +177,7 @@ def parse_description(content: dict, path: Path) -> tuple[ModelConfig, ClassTabl
                 name: None if plain.get(name) is None else int(plain[name])
                 for name in ("window", "crop_side", "photo_size")
             },
+            choices=plain.get("choices") and DataChoices.from_plain(plain["choices"]),
         )
         classes = ClassTable.from_plain(content["classes"])
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:

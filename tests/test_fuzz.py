@@ -1,5 +1,6 @@
 """Any bytes are decoded or refused with a sentence; any mask and any label map survive the way."""
 
+import json
 import random
 import sys
 import tempfile
@@ -15,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from tiny_annotations import coco, square, write_photo
 from tiny_model import save_tiny
 from tiny_video import write_video
 
@@ -22,6 +24,8 @@ from common.errors import UserError
 from config import ClassTable
 from data.census import Census
 from data.classes import read_class_table
+from data.formats.detect import read_annotations
+from data.formats.paint import class_table, paint
 from data.images import (
     read_header,
     read_image,
@@ -38,9 +42,9 @@ from video.reader import VideoReader
 
 COUNT = 500  # in every test run; `make soak` tries 20,000
 # Of every hundred inputs, how many are of which kind; the slow ones are the fewest.
-SHARES = {"image": 62, "labelmap": 20, "video": 13, "checkpoint": 5}
+SHARES = {"image": 48, "labelmap": 14, "annotation": 20, "video": 13, "checkpoint": 5}
 # Bytes at the beginning that most mutations leave alone.
-HEADER = {"image": 48, "labelmap": 0, "video": 600, "checkpoint": 64}
+HEADER = {"image": 48, "labelmap": 0, "annotation": 0, "video": 600, "checkpoint": 64}
 
 
 # --- Mutations of valid files ---------------------------------------------------------------------
@@ -88,8 +92,39 @@ def valid_files(folder: Path) -> dict[str, dict[str, bytes]]:
     return {
         "image": valid_pictures(),
         "labelmap": {"labelmap.txt": table.encode()},
+        "annotation": valid_annotations(folder),
         "video": videos,
         "checkpoint": {"a.pth": save_tiny(folder / "a.pth", epoch=3).read_bytes()},
+    }
+
+
+def valid_annotations(folder: Path) -> dict[str, bytes]:
+    """A small file of every annotation format, each in a folder of its own with a photograph."""
+    for name in ("coco", "labelme", "studio", "cvat", "yolo"):
+        write_photo(folder / name / "a.png", (20, 30))
+    corners = [[2, 2], [20, 2], [20, 15], [2, 15]]
+    shapes = [{"segmentation": [square(2, 2, 20, 15)]},
+              {"segmentation": {"size": [20, 30], "counts": [20, 10, 570]}}]  # fmt: skip
+    value = {"points": [[10, 10], [60, 10], [60, 70]], "polygonlabels": ["leaf"]}
+    size = {"original_width": 30, "original_height": 20}
+    task = {"annotations": [{"result": [{"value": value} | size]}], "data": {"image": "a.png"}}
+    labelme = {
+        "shapes": [{"label": "leaf", "points": corners, "shape_type": "polygon"}],
+        "imagePath": "a.png",
+        "imageData": None,
+        "imageHeight": 20,
+        "imageWidth": 30,
+    }
+    cvat = """<annotations><image name="a.png" width="30" height="20">
+        <polygon label="leaf" points="2,2;20,2;20,15" z_order="1"/>
+        <mask label="leaf" rle="1,2,3" left="3" top="4" width="3" height="2"/></image>
+        </annotations>"""
+    return {
+        "coco/all.json": json.dumps(coco(shapes, images=("a.png",))).encode(),
+        "labelme/a.json": json.dumps(labelme).encode(),
+        "studio/project.json": json.dumps([task]).encode(),
+        "cvat/annotations.xml": cvat.encode(),
+        "yolo/a.txt": b"0 0.1 0.1 0.7 0.1 0.7 0.8\n1 0.2 0.2 0.4 0.2 0.4 0.4 0.3 0.5 0.2 0.4\n",
     }
 
 
@@ -128,9 +163,20 @@ def read_any_video(path: Path) -> None:
     assert times == sorted(set(times))
 
 
+def read_any_annotation(path: Path) -> None:
+    found = read_annotations(path.parent, polygons=True, keep=lambda content, name: path)
+    if found is None:
+        raise UserError("no annotations")
+    classes = class_table(found, path.parent)
+    for picture in found.pictures:
+        mask = paint(picture.shapes, picture.size or (20, 30), classes)
+        assert set(np.unique(mask)) <= {*range(len(classes)), 255}
+
+
 READERS: dict[str, Callable[[Path], object]] = {
     "image": read_any_image,
     "labelmap": lambda path: read_class_table(path.parent),
+    "annotation": read_any_annotation,
     "video": read_any_video,
     "checkpoint": load_model,
 }
@@ -184,7 +230,7 @@ def fuzz(count: int, seed: int, keep: Path | None = None) -> Counter:
                 print(f"input {number}, {sample}: {type(error).__name__}: {error}", file=sys.stderr)
                 if keep is not None:
                     keep.mkdir(parents=True, exist_ok=True)
-                    (keep / f"{number}_{sample}").write_bytes(changed)
+                    (keep / f"{number}_{Path(sample).name}").write_bytes(changed)
             slowest = max(slowest, time.monotonic() - started)
     print(f"{count} inputs: {dict(sorted(outcomes.items()))}; the slowest took {slowest:.2f} s")
     return outcomes

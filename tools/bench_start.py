@@ -1,6 +1,7 @@
 """Seconds and memory from the command to the first step of a training, by hand (not a test).
 
     python tools/bench_start.py outputs/many_pairs --pairs 20000
+    python tools/bench_start.py outputs/many_polygons --pairs 5000 --coco
 
 Draws that many pairs of small photographs and masks where there are none yet, and starts train.py
 twice in processes of their own: once knowing no file, once knowing all from the first time. Each
@@ -8,6 +9,7 @@ ends after its first step. What is learnt of files goes to a temporary folder.
 """
 
 import argparse
+import json
 import os
 import runpy
 import sys
@@ -51,6 +53,32 @@ def draw_pairs(root: Path, count: int) -> None:
     map_files(draw, list(range(count)), "Drawing pairs")
 
 
+def draw_polygons(root: Path, count: int) -> None:
+    """Draw photographs of noise, with seven polygons of two classes on each in one COCO file."""
+    (root / "images").mkdir(parents=True)
+
+    def draw(index: int) -> list[dict]:
+        rng = np.random.default_rng(index)
+        image = rng.integers(0, 120, (*SIZE, 3), dtype=np.uint8)
+        Image.fromarray(image).save(root / "images" / f"{index:06d}.jpg", quality=80)
+        angles = np.sort(rng.uniform(0, 2 * np.pi, (7, 20)))
+        points = np.stack([np.cos(angles), np.sin(angles)], axis=-1) * rng.uniform(3, 15, (7, 1, 1))
+        points += rng.uniform(15, 40, (7, 1, 2))
+        rings = points.round(2).reshape(7, -1).tolist()
+        return [
+            {"image_id": index, "category_id": 1 + number % 2, "segmentation": [ring]}
+            for number, ring in enumerate(rings)
+        ]
+
+    drawn = map_files(draw, list(range(count)), "Drawing polygons")
+    annotations = [one | {"id": i} for i, one in enumerate(one for own in drawn for one in own)]
+    sizes = {"height": SIZE[0], "width": SIZE[1]}
+    images = [{"id": i, "file_name": f"{i:06d}.jpg"} | sizes for i in range(count)]
+    classes = [{"id": 1, "name": "leaf"}, {"id": 2, "name": "spot"}]
+    content = {"images": images, "categories": classes, "annotations": annotations}
+    (root / "annotations.json").write_text(json.dumps(content))
+
+
 def start_once(root: Path, out_dir: Path) -> None:
     """What a process of its own does: train.py up to the end of its first step."""
     import engine
@@ -86,13 +114,14 @@ def main() -> None:
     )
     parser.add_argument("root", type=Path, metavar="ROOT")
     parser.add_argument("--pairs", type=cli.positive_int, default=20_000)
+    parser.add_argument("--coco", action="store_true", help="polygons in place of masks")
     parser.add_argument("--start", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.start:
         start_once(args.root, args.start)
         return
     if not args.root.exists():
-        draw_pairs(args.root, args.pairs)
+        (draw_polygons if args.coco else draw_pairs)(args.root, args.pairs)
         time.sleep(3)  # what is as new as this is not remembered
     print(f"{machine()}\n{args.pairs} pairs of {SIZE[1]}x{SIZE[0]} px")
     with tempfile.TemporaryDirectory() as folder:

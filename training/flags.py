@@ -88,7 +88,8 @@ def add_data_flags(group) -> None:
     what = "share of the crops that are centred on a rare class"
     group.add_argument("--crop-rare", type=cli.fraction, default=0.33, metavar="SHARE", help=what)
     what = "leave out and list pairs that cannot be read, rather than stop"
-    group.add_argument("--skip-bad", **SWITCH, help=what)
+    cli.add_shared(group, "--skip-bad", **SWITCH, help=what)
+    cli.add_data_flags(group)
     what = "ram: keep the decoded, resized pictures in memory; --crop keeps them on the disk"
     group.add_argument("--cache", choices=("none", "ram"), default="none", help=what)
     cli.add_shared(group, "--no-file-cache")

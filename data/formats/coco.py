@@ -90,11 +90,10 @@ def _read_file(
         of_image.setdefault(str(item.get("image_id")), []).append((number, item))
     split, used = split_of(path, folder.root), set()
     for index, image in enumerate(content["images"]):
-        where = f"{printable(path)}, image {index}"
+        if not isinstance(image, dict):
+            raise UserError(f"{printable(path)}: image {index} is no object; export it again.")
+        where = f"{printable(path)}, picture {printable(image.get('file_name'))}"
         with found.picture(path, where):
-            if not isinstance(image, dict):
-                raise UserError(f"{where} is no object; export it again.")
-            where = f"{printable(path)}, picture {printable(image.get('file_name'))}"
             photo = folder.find_picture(image.get("file_name"), path.parent, split)
             size = size_of(image.get("height"), image.get("width")) if "height" in image else None
             picture = Picture(photo, path, size=size, split=split)

@@ -8,7 +8,7 @@ import numpy as np
 from common.errors import UserError
 from common.text import printable
 from config import RGB
-from data.formats.files import Folder, number_of, read_xml, size_of, split_of
+from data.formats.files import Folder, number_of, read_xml, size_of, split_of, split_of_word
 from data.formats.records import Annotations, Picture, Shape, annotation
 from data.formats.regions import Region, Runs, box, ellipse, outline, rotated
 
@@ -70,10 +70,7 @@ def _add_image(found: Annotations, folder: Folder, path: Path, image: Element) -
     name = image.get("name")
     where = f"{printable(path)}, picture {printable(name)}"
     with found.picture(path, where):
-        split = {"train": "train", "validation": "valid", "test": "test"}.get(
-            (image.get("subset") or "").lower()
-        )
-        split = split or split_of(path, folder.root)
+        split = split_of_word(image.get("subset") or "") or split_of(path, folder.root)
         photo = folder.find_picture(name, path.parent, split)
         size = size_of(image.get("height"), image.get("width"))
         picture = Picture(photo, path, size=size, split=split)

@@ -199,7 +199,7 @@ def split_of(path: Path, root: Path) -> str | None:
     return named[0] if named else None
 
 
-def _read(path: Path, limit: int = MAX_BYTES) -> bytes:
+def _read(path: Path) -> bytes:
     """The bytes of a regular file of bounded size.
 
     Raises:
@@ -210,10 +210,10 @@ def _read(path: Path, limit: int = MAX_BYTES) -> bytes:
         if not path.is_file():
             raise UserError(f"{name} is no regular file; replace it.")
         size = path.stat().st_size
-        if size > limit:
+        if size > MAX_BYTES:
             raise UserError(
-                f"{name} has {size / 2**20:,.0f} MiB, more than the {limit / 2**20:,.0f} that are "
-                "read; divide it into several files."
+                f"{name} has {size / 2**20:,.0f} MiB, more than the {MAX_BYTES / 2**20:,.0f} MiB "
+                "that are read; divide it into several files."
             )
         return path.read_bytes()
     except OSError as error:

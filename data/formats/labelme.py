@@ -10,7 +10,7 @@ from common.text import printable
 from data.formats.files import Folder, number_of, size_of, split_of
 from data.formats.records import Annotations, Picture, Shape, annotation
 from data.formats.regions import Bitmap, Region, box, ellipse, outline
-from data.images import is_image_name
+from data.images import MAX_PIXELS, is_image_name
 
 NAME = "LabelMe JSON"
 NO_AREAS = ("point", "points", "line", "linestrip")
@@ -55,6 +55,12 @@ def read(folder: Folder, files: list[Path], keep: Keep) -> Annotations:
             found.add_names(shape.label for shape in picture.shapes)
             found.add_picture(picture, other=other)
     found.names.sort()  # the order of files means nothing
+    named = {path.with_suffix("") for path in files} | {photo.with_suffix("") for photo in taken}
+    places = {path.parent for path in named}
+    found.counts["photographs without an annotation file (left out)"] = sum(
+        is_image_name(path) and path.parent in places and path.with_suffix("") not in named
+        for path in folder.files
+    )
     return found
 
 
@@ -154,4 +160,7 @@ def _bitmap(points, text: object) -> Bitmap:
         png = base64.b64decode(text)
     except (ValueError, binascii.Error) as error:
         raise UserError("its mask is damaged") from error
-    return Bitmap(png, (top, left), (bottom - top + 1, right - left + 1))
+    size = bottom - top + 1, right - left + 1
+    if size[0] * size[1] > MAX_PIXELS:
+        raise UserError(f"its mask claims {size[1]}x{size[0]} px")
+    return Bitmap(png, (top, left), size)

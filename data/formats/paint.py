@@ -16,7 +16,7 @@ from common.text import printable
 from config import IGNORE_INDEX, RGB, ClassTable, Size
 from data.classes import IGNORED_NAMES, MAX_CLASSES, read_class_table, visible_colors
 from data.formats.records import Annotations, Picture, Shape, annotation
-from data.images import map_files, read_header, write_mask
+from data.images import MAX_PIXELS, map_files, read_header, write_mask
 from data.pairs import Pair
 
 # Raised when the same shapes come to be painted otherwise.
@@ -171,6 +171,8 @@ def _checked_size(picture: Picture) -> Size:
     if picture.size is None:
         return header.size
     (h, w), turned = picture.size, picture.size == header.stored_size
+    if h * w > MAX_PIXELS:
+        raise UserError(f"the annotations are of a picture of {w}x{h} px, which none has.")
     height, width = header.size
     if not turned and abs(h * width - w * height) > max(0.01 * w * height, width, height):
         raise UserError(

@@ -59,6 +59,8 @@ def read(folder: Folder, description: Path | None, polygons: bool = False) -> An
     """
     found = Annotations(NAME, ordered=False)
     content = read_yaml(description) if description else {}
+    if "kpt_shape" in content:
+        raise UserError(f"{printable(description)} describes key points (a pose), no outlines.")
     names = _names(content.get("names"), folder, description)
     photos = _photographs(folder, content, description)
     if not photos:

@@ -7,7 +7,13 @@ from data_sets import COFFEE
 
 from common.errors import UserError
 from config import ClassTable
-from data.classes import format_class_table, read_class_table
+from data.classes import (
+    format_class_table,
+    line_targets,
+    merged_classes,
+    read_class_table,
+    table_lines,
+)
 
 
 def table_of(tmp_path: Path, content: bytes) -> ClassTable:
@@ -65,3 +71,43 @@ def test_only_the_first_class_may_be_black_in_overlays(tmp_path):
 def test_a_written_table_is_read_as_it_was(tmp_path):
     table = table_of(tmp_path, COFFEE.encode())
     assert table_of(tmp_path, format_class_table(table).encode()) == table
+
+
+COLORS = "soil:0,0,0::\nrust:1,0,0::\nvoid:9,9,9::\nspot:2,0,0::\nleaf:3,0,0::\n"
+
+
+def test_merged_classes_take_the_first_ones_place_and_its_colour(tmp_path):
+    table = merged_classes(table_of(tmp_path, COLORS.encode()), ["spot,rust=disease"])
+    assert table.names == ("soil", "disease", "leaf")
+    assert table.colors == ((0, 0, 0), (1, 0, 0), (3, 0, 0))
+    assert line_targets(table) == {0: 0, 1: 1, 2: 255, 3: 1, 4: 2}
+    assert table_lines(table)[3] == (2, 0, 0)
+    assert ClassTable.from_plain(table.to_plain()) == table
+
+
+def test_a_class_that_others_join_keeps_its_own_place(tmp_path):
+    before = table_of(tmp_path, COLORS.encode())
+    table = merged_classes(before, ["rust=leaf"], ["spot"])
+    assert table.names == ("soil", "leaf")
+    assert table.colors == ((0, 0, 0), (3, 0, 0))
+    assert line_targets(table) == {0: 0, 1: 1, 2: 255, 3: 255, 4: 1}
+    assert merged_classes(before) == before
+    # The background may take a class in, and one rule may use what another made.
+    table = merged_classes(before, ["rust,spot=disease", "disease=soil"])
+    assert line_targets(table) == {0: 0, 1: 0, 2: 255, 3: 0, 4: 1}
+
+
+@pytest.mark.parametrize(
+    ("merge", "ignore", "reason"),
+    [
+        (["rust"], [], "is no rule"),
+        (["=x"], [], "is no rule"),
+        (["rust=\x1b"], [], "is no rule"),
+        (["mould=x"], [], "no class 'mould'; there are soil, rust, spot, leaf"),
+        ([], ["mould"], "no class 'mould'"),
+        (["rust,spot,leaf=soil"], [], "leave 1 classes"),
+    ],
+)
+def test_rules_that_cannot_be_meant_are_refused(tmp_path, merge, ignore, reason):
+    with pytest.raises(UserError, match=reason):
+        merged_classes(table_of(tmp_path, COLORS.encode()), merge, ignore)

@@ -14,7 +14,8 @@ from tiny_annotations import (
 )
 
 from common.errors import UserError
-from data.source import Reading, open_source, survey_source
+from config import DataChoices
+from data.source import open_source, survey_source
 
 SIZE = (20, 30)
 
@@ -65,7 +66,7 @@ def test_the_smaller_shape_lies_on_top_unless_the_file_decides(tmp_path):
                    images=("a.jpg", "b.jpg"))  # fmt: skip
     root = write(tmp_path, content)
     assert labels(root)[7, 7] == 2
-    assert labels(root, reading=Reading(overlap="file"))[7, 7] == 1
+    assert labels(root, choices=DataChoices(overlap="file"))[7, 7] == 1
 
 
 def test_boxes_are_counted_and_never_painted(tmp_path):

@@ -74,6 +74,17 @@ def test_lines_points_tags_and_skeletons_are_no_areas(tmp_path):
     assert np.array_equal(labels(tmp_path), filled(SIZE, (1, 2, 2, 20, 15)))
 
 
+def test_a_projects_subsets_are_splits(tmp_path):
+    root = write(tmp_path, polygon("leaf"))
+    text = (root / "annotations.xml").read_text()
+    text = text.replace('name="a.png"', 'name="a.png" subset="Train"')
+    text = text.replace('name="b.png"', 'name="b.png" subset="Validation"')
+    (root / "annotations.xml").write_text(text)
+    source = open_all(root)
+    assert [pair.stem for pairs in source.pairs.values() for pair in pairs] == ["a", "b"]
+    assert not source.divided
+
+
 def test_a_video_is_refused(tmp_path):
     with pytest.raises(UserError, match="annotates a video"):
         open_all(write(tmp_path, tail='<track id="0" label="leaf"></track>'))

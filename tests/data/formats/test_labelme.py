@@ -96,6 +96,9 @@ def test_annotations_belong_to_the_pixels_within_the_file(root):
 
 
 def test_version_3_names_no_size_and_no_kind(root):
+    write(root, [])
+    write_photo(root / "c.png", SIZE)  # nobody annotated it
+    assert "1 photographs without an annotation file" in open_all(root).reader.describe()
     write_json(root / "a.json", {
         "flags": {}, "lineColor": [0, 255, 0, 128], "imagePath": "a.png", "imageData": None,
         "shapes": [{"label": "leaf", "points": [[2, 2], [9, 2], [9, 9], [2, 9]]}],
@@ -115,6 +118,7 @@ def test_two_files_of_one_photograph_are_refused(root):
     [
         (shape("leaf", [[1, 1], [2, 2], [3, 3]], "circle"), "has 3 points, not 2"),
         (shape("leaf", [[1, 1], [2, 2]], "cube"), "its kind cube is not known"),
+        (shape("x", [[0, 0], [9e5, 9e5]], "mask", mask="AAAA"), "claims 900001x900001 px"),
         (shape("", [[1, 1], [2, 2], [3, 1]]), "no label"),
         (shape("leaf", [[1, 1], [2, 2]], "mask", mask="!!"), "no whole PNG|damaged"),
         (shape("leaf", [[1, 1], [2, 2]], "mask", mask=png(np.zeros((2, 2), np.uint8))[:40]), "PNG"),

@@ -5,7 +5,6 @@ import pytest
 from tiny_annotations import all_pairs, filled, labels, open_all, write_json, write_photo
 
 from common.errors import UserError
-from data.formats.labelstudio import unpack_brush
 
 SIZE = (20, 40)
 
@@ -121,17 +120,6 @@ def test_a_brush_is_the_fourth_channel_by_rows(root):
     mask[5:9] = True
     write(root, task([result("brush", {"format": "rle", "rle": pack(mask)})]))
     assert np.array_equal(labels(root), mask)
-
-
-def test_the_converters_own_brushes_are_read():
-    """Of label-studio-sdk, in `label_studio_sdk.converter.brush`, where it is installed."""
-    brush = pytest.importorskip(
-        "label_studio_sdk.converter.brush", reason="label-studio-sdk is absent"
-    )
-    mask = np.zeros(SIZE, np.uint8)
-    mask[3:9, 4:20] = 255
-    runs = unpack_brush(list(brush.mask2rle(mask)), SIZE)
-    assert runs.area == (mask > 0).sum()
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ import pytest
 from tiny_annotations import all_pairs, filled, labels, open_all, square, write_photo
 
 from common.errors import UserError
-from data.source import Reading, open_source
+from config import DataChoices
+from data.source import open_source
 
 SIZE = (20, 40)
 
@@ -99,7 +100,7 @@ def test_four_corners_are_refused_unless_something_says_that_they_are_outlines(t
     root = write(tmp_path, "train: images/train\nval: images/val\n" + NAMES, text=LEAF)
     with pytest.raises(UserError, match="--polygons"):
         open_source(root)
-    assert labels(root, reading=Reading(polygons=True))[10, 10] == 1
+    assert labels(root, choices=DataChoices(polygons=True))[10, 10] == 1
     (root / "labels/train/a.txt").write_text(LEAF + SPOT)  # five corners are an outline
     assert labels(root)[15, 18] == 1
 

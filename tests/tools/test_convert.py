@@ -1,0 +1,63 @@
+"""tools/convert.py writes what training reads."""
+
+import numpy as np
+import pytest
+from tiny_annotations import all_pairs, coco, labels, open_all, square, write_json, write_photo
+
+from common import cli
+from data.source import open_source
+from tools import convert
+
+SIZE = (20, 30)
+
+
+@pytest.fixture
+def root(tmp_path):
+    for number, name in enumerate(("x/a.jpg", "y/a.jpg", "b.jpg")):
+        write_photo(tmp_path / "set" / name, SIZE, seed=number, orientation=1 + 5 * (number == 2))
+    shapes = [{"segmentation": [square(1, 1, 9, 9)]},
+              {"segmentation": [square(0, 0, 4, 6)], "category_id": 2, "image_id": 3}]  # fmt: skip
+    content = coco(shapes, names=("leaf", "spot: dry"), images=("x/a.jpg", "y/a.jpg", "b.jpg"))
+    content["images"][2] |= {"height": 30, "width": 20}
+    return write_json(tmp_path / "set" / "all.json", content).parent
+
+
+def run(monkeypatch, *flags) -> None:
+    monkeypatch.setattr("sys.argv", ["convert.py", *map(str, flags)])
+    with pytest.raises(SystemExit) as end:
+        cli.run(convert.main)
+    assert end.value.code in (0, 2)
+
+
+def test_what_is_written_is_read_the_same(root, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "out"
+    run(monkeypatch, "--data", root, "--out-dir", out)
+    before = open_all(root)
+    expected = {
+        pair.image.read_bytes(): before.reader.read(pair).tobytes() for pair in all_pairs(before)
+    }
+    written = open_source(out)
+    assert {
+        pair.image.read_bytes(): written.reader.read(pair).tobytes() for pair in all_pairs(written)
+    } == expected
+    assert written.reader.classes.names == ("background", "leaf", "spot- dry")
+    assert not written.divided
+    assert labels(out, "b").shape == (30, 20)
+
+
+def test_a_folder_that_holds_something_is_left_alone(root, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "notes.txt").write_text("mine")
+    run(monkeypatch, "--data", root, "--out-dir", out)
+    assert "already holds notes.txt" in capsys.readouterr().err
+    run(monkeypatch, "--data", root, "--out-dir", out, "--overwrite")
+    assert (out / "notes.txt").read_text() == "mine"
+    assert len(list(out.glob("*_images/*"))) == 3
+
+
+def test_merged_classes_are_written_merged(root, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "out"
+    run(monkeypatch, "--data", root, "--out-dir", out, "--merge", "leaf,spot: dry=plant")
+    assert open_source(out).reader.classes.names == ("background", "plant")
+    assert np.unique(labels(out, "b")).tolist() == [0, 1]
