@@ -41,6 +41,8 @@ def read(folder: Folder, files: list[Path], keep: Keep) -> Annotations:
         with found.picture(path, printable(path)):
             content = folder.json(path)
             folder.forget(path)
+            if not fits(content):
+                raise UserError(f"{printable(path)} is no file of LabelMe; remove it.")
             photo = _photograph(folder, path, content, keep, found)
             if photo in taken:
                 raise UserError(

@@ -74,7 +74,9 @@ def _photograph(folder: Folder, path: Path, task: dict) -> Path:
     Raises:
         UserError: it is not in the folder; addresses are never asked.
     """
-    texts = [value for value in (task.get("data") or {}).values() if isinstance(value, str)]
+    data = task.get("data")
+    values = data.values() if isinstance(data, dict) else ()
+    texts = [value for value in values if isinstance(value, str)]
     upload = task.get("file_upload")
     texts = [upload] * isinstance(upload, str) + texts
     problem = None

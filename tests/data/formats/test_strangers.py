@@ -8,6 +8,7 @@ from tiny_annotations import all_pairs, coco, open_all, square, write_json, writ
 
 from common.errors import UserError
 from data.formats import files
+from data.formats.detect import read_annotations
 
 SQUARE = [{"segmentation": [square(1, 1, 5, 5)]}]
 
@@ -168,23 +169,52 @@ def test_yaml_is_never_code_and_does_not_grow(root):
     refused(root)
 
 
-def test_all_that_json_can_hold_is_a_sentence_or_a_data_set(root):
+def places(content, here=()) -> list[tuple]:
+    """The way to every value in a JSON content."""
+    items = content.items() if isinstance(content, dict) else ()
+    items = enumerate(content) if isinstance(content, list) else items
+    return [here, *(place for key, value in items for place in places(value, (*here, key)))]
+
+
+LABELME = {
+    "version": "5.0", "imagePath": "a.jpg", "imageData": None, "imageHeight": 20, "imageWidth": 30,
+    "shapes": [{"label": "leaf", "points": [[1, 1], [9, 9]], "shape_type": "rectangle"}],
+}  # fmt: skip
+REGION = {
+    "id": "x", "original_width": 30, "original_height": 20, "image_rotation": 0,
+    "value": {"x": 1, "y": 1, "width": 9, "height": 9, "rotation": 0, "rectanglelabels": ["leaf"]},
+}  # fmt: skip
+TASKS = [
+    {"id": 1, "data": {"image": "a.jpg"}, "annotations": [{"result": [REGION]}]},
+    {"id": 2, "data": {"image": "b.jpg"}, "annotations": [{"result": []}]},
+]
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"all.json": coco(SQUARE, images=("a.jpg", "b.jpg"))},
+        {"all.json": TASKS},
+        {"a.json": LABELME, "b.json": LABELME | {"imagePath": "b.jpg"}},
+        {"b.json": LABELME, "a.json": LABELME | {"imagePath": "b.jpg"}},
+    ],
+    ids=["coco", "labelstudio", "labelme", "labelme's second"],
+)
+def test_all_that_json_can_hold_is_a_sentence_or_a_data_set(root, files):
     """Every value of a small file in turn becomes something else."""
-    content = coco(SQUARE, images=("a.jpg", "b.jpg"))
-    deep = [("images", 0), ("images", 0, "id"), ("images", 0, "height"), ("categories", 0)]
-    deep += [("categories", 0, "id"), ("annotations", 0), ("annotations", 0, "image_id")]
-    deep += [("annotations", 0, "category_id"), ("annotations", 0, "segmentation", 0)]
-    places = [(), ("images",), *deep, ("annotations", 0, "segmentation", 0, 1)]
-    for place in places:
+    for name, content in files.items():
+        write_json(root / name, content)
+    assert len(all_pairs(open_all(root))) == 2
+    name, content = next(iter(files.items()))
+    for place in places(content):
         for value in (None, True, -1, 1e308, "x", [], {}, [[]], [{}]):
-            changed = json.loads(json.dumps(content))
+            changed = json.loads(json.dumps([content]))
             at = changed
-            for key in place[:-1]:
+            for key in (0, *place)[:-1]:
                 at = at[key]
-            if place:
-                at[place[-1]] = value
-            write_json(root / "all.json", changed if place else value)
+            at[(0, *place)[-1]] = value
+            write_json(root / name, changed[0])
             try:
-                open_all(root)
+                read_annotations(root, polygons=False, keep=None)
             except UserError:
                 continue
