@@ -188,7 +188,7 @@ def test_every_flag_refuses_numbers_out_of_range(script, capsys):
 
 BAD = [
     (train, ["--data", "PLACE/missing"], "missing is not a folder"),
-    (train, ["--data", "PLACE/empty"], "no folder train_images"),
+    (train, ["--data", "PLACE/empty"], "holds no data set that is known"),
     (train, ["--data", "PLACE/model.pth"], "is a file"),
     (train, ["--weights", "PLACE/missing"], "is not a file"),
     (train, ["--weights", "PLACE/empty"], "is not a file"),
