@@ -99,8 +99,10 @@ def test_several_models_see_a_map_as_one(tmp_path):
         np.testing.assert_array_equal(dataset.read(1), scene()[..., 0] > 128)
 
 
-def test_polygons_lie_on_earth_and_give_the_mask_back(tmp_path):
-    path = write_map(tmp_path / "field.tif", scene())
+@pytest.mark.parametrize("down", [-0.1, 0.1], ids=["north up", "south up"])
+def test_polygons_lie_on_earth_and_give_the_mask_back(tmp_path, down):
+    transform = rasterio.Affine(0.1, 0, 404211.9, 0, down, 3285142.9)
+    path = write_map(tmp_path / "field.tif", scene(), transform=transform)
     _, mask, _ = segment(path, tmp_path / "out")
     features = features_of(tmp_path / "out")
     assert len(features) == 2
@@ -114,7 +116,7 @@ def test_polygons_lie_on_earth_and_give_the_mask_back(tmp_path):
         assert ((outer > (-82, 29.6)) & (outer < (-81.9, 29.8))).all()  # Florida, longitude first
         back = rasterio.warp.transform_geom("EPSG:4326", UTM["crs"], feature["geometry"])
         shapes.append((back, 1))
-    drawn = rasterio.features.rasterize(shapes, mask.shape, transform=UTM["transform"])
+    drawn = rasterio.features.rasterize(shapes, mask.shape, transform=transform)
     np.testing.assert_array_equal(drawn, mask)
     assert sum(feature["properties"]["pixels"] for feature in features) == mask.sum()
 
