@@ -9,8 +9,6 @@ compared with that of 200 pictures.
 
 # ruff: noqa: E402
 
-import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -21,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
 
 import numpy as np
+import psutil
 from PIL import Image
 from tiny_model import save_tiny
 
@@ -64,15 +63,18 @@ def rows(out_dir: Path) -> int:
 
 
 def run_until(arguments: list[str], out_dir: Path, count: int) -> None:
-    """Run, and kill all processes at once as soon as so many pictures are finished."""
+    """Run, and kill all processes as soon as so many pictures are finished."""
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen(arguments, cwd=ROOT, start_new_session=True, **quiet)
+    process = psutil.Popen(arguments, cwd=ROOT, **quiet)
     while process.poll() is None and rows(out_dir) < count:
         time.sleep(0.2)
     if process.poll() is not None:
         raise SystemExit(f"the run ended with {process.returncode} before it was killed")
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    # torchrun's processes are no group, and outlive it.
+    killed = [*process.children(recursive=True), process]
+    for each in killed:
+        each.kill()
+    psutil.wait_procs(killed)
 
 
 def content(out_dir: Path) -> dict[str, bytes]:
