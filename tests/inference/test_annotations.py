@@ -13,8 +13,12 @@ from pycocotools.coco import COCO
 from pycocotools.mask import toBbox
 
 from config import ClassTable
+from data.images import write_image
+from data.source import open_source
 from inference import annotations
+from inference.journal import Journal
 from inference.outlines import regions_of
+from inference.results import ResultFolder
 
 COLORS = ((0, 0, 0), (0, 176, 0), (255, 0, 0))
 NAMES = ("ground", "leaf", 'spot "ü" & <b>')
@@ -209,3 +213,42 @@ def test_label_studio_gets_predictions_in_per_cent_and_the_interface_for_them(tm
 def test_pictures_are_named_by_their_place_below_the_input():
     assert annotations.file_name("x/a", Path("/data/x/a.png")) == "x/a.png"
     assert annotations.file_name("a_png", Path("/other/a.png")) == "/other/a.png"
+
+
+# --- Out, and in again by the program's own readers -----------------------------------------------
+
+
+def written(root: Path, kind: str) -> dict[str, np.ndarray]:
+    """Results of photographs in a folder of the data set; their masks by the file's name."""
+    masks = {"x/a": leaf(), "x/b": noise(45), "c": noise(5).repeat(2, 0), "d": noise(16)}
+    folder = ResultFolder(root / "out", [kind], CLASSES)
+    journal = Journal(folder.path, folder.columns)
+    journal.begin({}, False, {}, bool)
+    for name, mask in masks.items():
+        path, image = root / f"in/{name}.png", np.zeros((*mask.shape, 3), np.uint8)
+        write_image(path, image)
+        journal.append(folder.write(name, path, image, mask, None))
+    folder.write_summary(journal, journal.added())
+    return {name.rpartition("/")[2]: mask for name, mask in masks.items()}
+
+
+@pytest.mark.parametrize("kind", ["coco", "labelme", "yolo", "labelstudio"])
+def test_what_is_written_is_read_by_train_py(tmp_path, kind):
+    root = tmp_path / "data"
+    masks = written(root, kind)
+    (root / "out/legend.png").unlink()
+    if kind == "yolo":  # as the file's first line asks for
+        (root / "in").rename(root / "out/yolo/images")
+        root = root / "out/yolo"
+    if kind == "labelstudio":  # as a person exports it who has agreed with every prediction
+        path = root / "out/labelstudio.json"
+        tasks = json.loads(path.read_text())
+        path.write_text(json.dumps([t | {"annotations": t.pop("predictions")} for t in tasks]))
+    source = open_source(root, ("train", "valid"), cache=False)
+    pairs = [pair for split in source.pairs.values() for pair in split]
+    assert sorted(pair.image.stem for pair in pairs) == sorted(masks)
+    names = source.reader.classes.names
+    assert set(names[1:]) == set(NAMES[1:])
+    for pair in pairs:
+        ours = np.array([0, *(NAMES.index(name) for name in names[1:])])[source.reader.read(pair)]
+        assert np.array_equal(ours, masks[pair.image.stem])
