@@ -195,6 +195,9 @@ def run(main: Callable[[], int | None]) -> None:
                 traceback.print_exc()
             print(f"error: {explain(error)}", file=sys.stderr)
         sys.exit(2)
+    finally:
+        # Python's own end is at hand; torchrun sends SIGTERM just then when another process failed.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
     sys.exit(code or 0)
 
 

@@ -1,6 +1,7 @@
 """What a command line says when something is wrong."""
 
 import argparse
+import signal
 import sys
 
 import pytest
@@ -43,6 +44,12 @@ def test_the_result_is_the_exit_code(monkeypatch):
     assert run_with(monkeypatch, lambda: None) == 0
     assert run_with(monkeypatch, lambda: 1) == 1
     assert run_with(monkeypatch, fail_with(KeyboardInterrupt())) == 130
+
+
+@pytest.mark.parametrize("function", [lambda: 0, fail_with(UserError("no."))])
+def test_a_signal_does_not_garble_the_end_of_a_script(monkeypatch, function):
+    run_with(monkeypatch, function)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 @pytest.mark.parametrize(
