@@ -16,17 +16,22 @@ IGNORED_NAMES = {"void", "ignore", "ignored", "unlabel", "unlabeled", "unlabelle
 SPARE_COLORS = [(255, 40, 90), (0, 160, 255), (255, 200, 0), (150, 80, 255), (0, 200, 120)]
 MAX_CLASSES = 254
 DATUMARO_TABLE = "dataset_meta.json"
+ROBOFLOW_TABLE = "_classes.csv"
+WHITE = (255, 255, 255)  # means "ignored" wherever no class has it
 
 
 def has_class_table(root: Path) -> bool:
     """Whether a folder brings a class table of its own."""
-    return any(os.path.lexists(Path(root) / name) for name in ("labelmap.txt", DATUMARO_TABLE))
+    return any(
+        os.path.lexists(Path(root) / name)
+        for name in ("labelmap.txt", DATUMARO_TABLE, ROBOFLOW_TABLE)
+    )
 
 
 def read_class_table(root: Path) -> ClassTable:
     """The classes of `labelmap.txt` (lines `name:r,g,b::`), or else those of `config.py`.
 
-    Without a labelmap.txt, the dataset_meta.json that Datumaro writes is read.
+    Without a labelmap.txt, Datumaro's dataset_meta.json or Roboflow's _classes.csv is read.
 
     A line called void, ignore or unlabelled is no class: its pixels count nowhere.
 
@@ -38,6 +43,9 @@ def read_class_table(root: Path) -> ClassTable:
     other = Path(root) / DATUMARO_TABLE
     if not os.path.lexists(path) and os.path.lexists(other):
         return _read_datumaro(other)
+    other = Path(root) / ROBOFLOW_TABLE
+    if not os.path.lexists(path) and os.path.lexists(other):
+        return _read_roboflow(other)
     if not os.path.lexists(path):
         tables = config.ALL_CLASSES, config.LABEL_COLORS_LIST, config.VIS_LABEL_MAP
         if len({len(table) for table in tables}) > 1:
@@ -93,6 +101,33 @@ def _read_datumaro(path: Path) -> ClassTable:
         for (number, _), line in zip(labels, lines, strict=True)
     ]
     return _table(rows, path)
+
+
+def _read_roboflow(path: Path) -> ClassTable:
+    """The classes of Roboflow's _classes.csv: a head, then lines of a pixel's value and a name."""
+    rows: list[tuple[str, RGB, bool]] = []
+    for number, text in enumerate(read_text(path).splitlines()[1:]):
+        value, _, name = (part.strip() for part in text.partition(","))
+        if value != str(number) or not name or printable(name) != name:
+            raise UserError(
+                f"{printable(path)} line {number + 2} is {printable(text[:60])!r}, not the value "
+                f"{number} and a name; correct it or write labelmap.txt."
+            )
+        taken = [color for _, color, _ in rows]
+        rows.append((name, free_color(number, taken), number == 0))
+    return _table(rows, path)
+
+
+def free_color(number: int, taken: list[RGB]) -> RGB:
+    """Pascal VOC's colour of a number: its bits, dealt out to the highest bits of the channels."""
+    while True:
+        color = [0, 0, 0]
+        for bit in range(8):
+            for channel in range(3):
+                color[channel] |= (number >> (3 * bit + channel) & 1) << (7 - bit)
+        if tuple(color) not in (*taken, WHITE):
+            return color[0], color[1], color[2]
+        number += 1
 
 
 def _parse_line(text: str, where: str) -> tuple[str, RGB]:

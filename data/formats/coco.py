@@ -21,7 +21,9 @@ def fits(content: object) -> bool:
     lists = content.get("annotations"), content.get("categories")
     if not all(isinstance(part, list) for part in lists):
         return False
-    return not any(isinstance(item, dict) and "keypoints" in item for item in content["categories"])
+    marked = [(item, "keypoints") for item in content["categories"]]
+    marked += [(item, "segments_info") for item in content["annotations"][:1]]
+    return not any(isinstance(item, dict) and key in item for item, key in marked)
 
 
 def read(folder: Folder, files: list[Path]) -> Annotations:

@@ -14,7 +14,14 @@ import numpy as np
 from common.errors import UserError
 from common.text import printable
 from config import IGNORE_INDEX, RGB, ClassTable, Size
-from data.classes import IGNORED_NAMES, MAX_CLASSES, read_class_table, visible_colors
+from data.classes import (
+    IGNORED_NAMES,
+    MAX_CLASSES,
+    WHITE,
+    free_color,
+    read_class_table,
+    visible_colors,
+)
 from data.formats.records import Annotations, Picture, Shape, annotation
 from data.images import MAX_PIXELS, map_files, read_header, write_mask
 from data.pairs import Pair
@@ -23,7 +30,6 @@ from data.pairs import Pair
 VERSION = 1
 BACKGROUND = ("background", "_background_", "__background__")
 IGNORED = IGNORED_NAMES | {"__ignore__", "_ignore_"}
-WHITE = (255, 255, 255)  # means "ignored" wherever no class has it
 PNG_END = b"IEND\xaeB`\x82"
 
 
@@ -58,23 +64,9 @@ def class_table(found: Annotations, root: Path) -> ClassTable:
     taken: list[RGB] = [(0, 0, 0)]
     for number, name in enumerate(names, start=1):
         color = found.colors.get(name)
-        taken.append(
-            color if color and color not in (*taken, WHITE) else _free_color(number, taken)
-        )
+        taken.append(color if color and color not in (*taken, WHITE) else free_color(number, taken))
     background = next((name for name in found.names if _is_background(name)), BACKGROUND[0])
     return ClassTable((background, *names), tuple(taken), visible_colors(taken))
-
-
-def _free_color(number: int, taken: list[RGB]) -> RGB:
-    """Pascal VOC's colour of a number: its bits, dealt out to the highest bits of the channels."""
-    while True:
-        color = [0, 0, 0]
-        for bit in range(8):
-            for channel in range(3):
-                color[channel] |= (number >> (3 * bit + channel) & 1) << (7 - bit)
-        if tuple(color) not in (*taken, WHITE):
-            return color[0], color[1], color[2]
-        number += 1
 
 
 def _is_background(name: str) -> bool:

@@ -80,6 +80,18 @@ def test_datumaros_class_table_is_read(tmp_path):
         open_all(root)
 
 
+def test_roboflows_class_table_is_read(tmp_path):
+    root = write(tmp_path, ("train/a.jpg", "train/a_mask.png"), ("valid/b.jpg", "valid/b_mask.png"))
+    for split in ("train", "valid"):
+        (root / split / "_classes.csv").write_text("Pixel Value, Class\n0, background\n1, leaf\n")
+    source = open_source(root)
+    assert source.reader.classes.names == ("background", "leaf")
+    assert np.unique(source.reader.read(source.pairs["valid"][0])).tolist() == [0, 1]
+    (root / "train" / "_classes.csv").write_text("Pixel Value, Class\n0, background\n7, leaf\n")
+    with pytest.raises(UserError, match=r"_classes.csv line 3 is '7, leaf'"):
+        open_source(root)
+
+
 def test_a_folder_of_nothing_known_is_refused(tmp_path):
     write_photo(tmp_path / "a.jpg")
     with pytest.raises(UserError, match="holds no data set that is known"):
