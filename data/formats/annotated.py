@@ -67,7 +67,7 @@ class Annotated:
         if found is None:
             return None
         if not found.pictures and found.problems:
-            raise UserError(_first(found.problems))
+            raise UserError(_first(found.problems, "no other can be used either"))
         if not found.pictures and found.boxes_only:
             raise UserError(
                 f"{printable(root)} holds boxes only ({found.format}), which do not say which "
@@ -106,7 +106,7 @@ class Annotated:
             UserError: there are some.
         """
         if self.problems and not skip_bad:
-            raise UserError(_first(self.problems))
+            raise UserError(_first(self.problems, "--skip-bad leaves such pictures out"))
         if self.problems:
             tqdm.write(f"{len(self.problems)} pictures are left out:")
             for _, text in self.problems:
@@ -125,12 +125,10 @@ class Annotated:
         return MaskReader(self.classes, remarks=(*told, *remarks))
 
 
-def _first(problems: list[tuple[Path, str]]) -> str:
-    """The first problem, and how many there are."""
+def _first(problems: list[tuple[Path, str]], what: str) -> str:
+    """The first problem, how many there are, and what then."""
     text = problems[0][1]
-    if len(problems) > 1:
-        text += f" It is the first of {len(problems)}; --skip-bad leaves such pictures out."
-    return text
+    return f"{text} It is the first of {len(problems)}; {what}." if len(problems) > 1 else text
 
 
 def _place(root: Path, cache: bool) -> Path:

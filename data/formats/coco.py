@@ -95,11 +95,12 @@ def _read_file(
         if not isinstance(image, dict):
             raise UserError(f"{printable(path)}: image {index} is no object; export it again.")
         where = f"{printable(path)}, picture {printable(image.get('file_name'))}"
+        items = of_image.pop(str(image.get("id")), [])
         with found.picture(path, where):
             photo = folder.find_picture(image.get("file_name"), path.parent, split)
             size = size_of(image.get("height"), image.get("width")) if "height" in image else None
             picture = Picture(photo, path, size=size, split=split)
-            boxes = _add_shapes(picture, of_image.pop(str(image.get("id")), []), names)
+            boxes = _add_shapes(picture, items, names)
             used.update(shape.label for shape in picture.shapes)
             found.add_picture(picture, boxes)
     if of_image:
