@@ -345,10 +345,8 @@ def group_pairs(pairs: Sequence[Pair], root: Path, groups: str | None) -> tuple[
         firsts = alike([pair.image for pair in pairs])
         own = [name_of(pairs[first].image, root) for first in firsts]
         twins = sum(count for count in Counter(own).values() if count > 1)
-        found = (
-            f"{twins} photographs that look alike stay" if twins else "No two look alike to stay"
-        )
-        return own, f"{found} together; say with --groups what else belongs together."
+        found = f"{twins} that look alike stay together" if twins else "No two look alike"
+        return own, f"{found}; say with --groups what else belongs together."
     if groups.lower().endswith(".csv"):
         return _groups_of_table(pairs, root, Path(groups))
     return _groups_of_names(pairs, root, groups)

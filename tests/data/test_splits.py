@@ -102,7 +102,7 @@ def test_without_groups_photographs_that_look_alike_stay_together(tmp_path):
     own, remark = group_pairs(pairs, tmp_path, None)
     assert own[4] == own[0] == "images/leaf0.png"
     assert len(set(own)) == 5
-    assert "2 photographs that look alike stay together" in remark
+    assert "2 that look alike stay together" in remark
 
 
 def test_groups_come_from_a_table(tmp_path):
