@@ -11,13 +11,10 @@ import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from common import distributed
 from common.distributed import say
 from common.errors import UserError
 from data.checks import span
-from data.images import read_image
 from data.pairs import Pair
 from data.source import Source
 from data.splits import FOLDS_FILE, Division, make_folds, name_of
@@ -131,27 +128,6 @@ def each_fold(
     for number, member in enumerate(predictor.members):
         own = [pair for pair, part in zip(pairs, parts, strict=True) if part == str(number)]
         yield number, member, own
-
-
-def out_of_fold(
-    predictor: Predictor, folds: Path, pairs: Sequence[Pair], root: Path
-) -> Iterator[tuple[Pair, int, np.ndarray, np.ndarray]]:
-    """What the one fold that has not seen a picture says of it, for each pair, fold by fold.
-
-    Args:
-        predictor, folds, pairs, root: as `each_fold` takes them.
-
-    Yields:
-        pair, number of the fold, mask (H, W) uint8 and probabilities (K, H, W) float16 at the
-        photograph's own size.
-
-    Raises:
-        UserError: as `each_fold`, or a photograph cannot be read.
-    """
-    for number, member, own in each_fold(predictor, folds, pairs, root):
-        for pair in own:
-            mask, probabilities = next(member.segment([read_image(pair.image)], True))
-            yield pair, number, mask, probabilities
 
 
 def fold_figures(records: Sequence[dict]) -> tuple[dict, str]:

@@ -20,7 +20,6 @@ from inference.evaluation import evaluate_pairs
 from inference.predictor import Predictor
 from metrics import ClassAreas, ConfusionMatrix
 from models.checkpoint import read_checkpoint
-from trust.folds import each_fold, out_of_fold
 
 BASE = shlex.split(
     "--model tiny --head pyramid --weights none --imgsz 64 32 --batch 3 --workers 0 --device cpu "
@@ -112,23 +111,6 @@ def test_each_picture_is_measured_by_the_fold_that_has_not_seen_it(data, cv, tmp
     )
     assert evaluate.main() == 0
     assert "fold" not in (tmp_path / "v/per_image.csv").read_text().splitlines()[0]
-
-
-def test_out_of_fold_gives_each_pair_with_the_mask_of_its_fold(data, cv):
-    source, together = open_source(data, ("train", "valid")), Predictor.load(cv, device="cpu")
-    pairs = source.pairs["train"] + source.pairs["valid"]
-    found = list(out_of_fold(together, cv / "folds.csv", pairs, data))
-    assert {pair.image for pair, *_ in found} == {pair.image for pair in pairs}
-    own = {
-        p.image: n
-        for n, _, part in each_fold(together, cv / "folds.csv", pairs, data)
-        for p in part
-    }
-    for pair, number, mask, probabilities in found:
-        assert own[pair.image] == number
-        assert probabilities.shape == (2, *mask.shape)
-        clear = np.abs(probabilities[0].astype(float) - 0.5) > 1e-2
-        assert np.array_equal(mask[clear], probabilities.argmax(0)[clear])
 
 
 def test_a_killed_cross_validation_goes_on_with_the_first_unfinished_fold(
