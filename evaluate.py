@@ -4,12 +4,14 @@
     python evaluate.py --model outputs/best_model_iou.pth --data input/my_leaves --split test
     python evaluate.py --model outputs/best_model_iou.pth --data input/my_leaves --tile 512 --tta
     python evaluate.py --model outputs/cv --data input/my_leaves    # each picture out of its fold
+    python evaluate.py --model outputs/cv --data input/my_leaves --calibrate --find-label-errors
     torchrun --nproc_per_node=4 evaluate.py --model outputs/best_model_iou.pth --data ROOT
 
 Writes report.html to look at, metrics.json, per_image.csv, severity.csv, confusion_matrix.png and
 run.json to --out-dir.
 """
 
+import argparse
 import json
 import platform
 import time
@@ -28,18 +30,33 @@ from data.masks import MaskReader
 from data.pairs import SPLITS, Pair
 from data.source import Source, open_source
 from data.splits import SPLIT_FILE, choose_part
-from inference.evaluation import evaluate_pairs, example_pictures, format_table, split_metrics
+from inference.evaluation import (
+    evaluate_pairs,
+    example_pictures,
+    format_table,
+    least_sure,
+    split_metrics,
+)
 from inference.predictor import Predictor
 from metrics import ClassAreas
 from models.checkpoint import versions
 from reporting.report import write_report
 from reporting.samples import Sample
+from reporting.suspects import write_suspects_page
 from trust.agreement import describe, figures, severity_agreement, write_severities
+from trust.calibration import (
+    Calibration,
+    carry,
+    describe_calibration,
+    read_calibration,
+    reliability_figures,
+)
 from trust.folds import each_fold, fold_figures, folds_of, warn_of_seen
+from trust.label_errors import Suspect, find_suspects, suspect_views, write_suspects
 from utils import save_figure
 
 
-def parse_args():
+def parse_args() -> argparse.Namespace:
     parser = cli.Parser(__doc__)
     cli.add_shared(parser, "--device", "--deterministic", "--model")
     cli.add_shared(parser, "--data", default=DEFAULT_DATA)
@@ -51,20 +68,27 @@ def parse_args():
     cli.add_shared(parser, "--out-dir", default=Path("outputs/evaluation"))
     cli.add_shared(parser, "--no-file-cache")
     cli.add_shared(parser, "--skip-bad")
+    what = "learn from these pictures how far the model errs, and keep it in the model: severities "
+    what += "then have an interval. For pictures that the model was not trained on"
+    parser.add_argument("--calibrate", action="store_true", help=what)
+    what = "list and show the masks that contradict what the model sees: of a folder of folds, or "
+    what += "of pictures that the model was not trained on"
+    parser.add_argument("--find-label-errors", action="store_true", help=what)
     cli.add_prediction_flags(parser)
     return parser.parse_args()
 
 
 def write_per_image(path: Path, records: list[dict], classes: ClassTable) -> None:
-    """One line a picture: its mean IoU and each class's, and its fold where there are folds."""
+    """One line a picture: its confidence, its mean IoU and each class's, its fold if it has one."""
     rows = []
     folds = ["fold"] if "fold" in records[0] else []
     for record in records:
         areas = ClassAreas(record["areas"])
-        values = [areas.miou(), *areas.iou()]
+        values = [record["soft"].confidence(), areas.miou(), *areas.iou()]
         figures = (f"{v:.6f}" if v == v else "" for v in values)
         rows.append([record["file"], *(record[column] for column in folds), *figures])
-    write_csv(path, ["file", *folds, "miou", *(f"iou_{name}" for name in classes.names)], rows)
+    head = ["file", *folds, "confidence", "miou", *(f"iou_{name}" for name in classes.names)]
+    write_csv(path, head, rows)
 
 
 def draw_confusion(path: Path, metrics: dict) -> None:
@@ -98,6 +122,7 @@ def main() -> int:
     split = "out of fold" if folds else args.split or "valid"
     look = {"as_trained": predictor.config.mask_reading, "choices": predictor.config.choices}
     look |= {"skip_bad": args.skip_bad, "cache": not args.no_file_cache}
+    refuse_to_learn_from_seen(args, table is not None)
     source, pairs = open_pairs(args.data, split, args.model[0], args.split_file, look)
     reader = source.reader
     if reader.classes.names != predictor.classes.names:
@@ -114,24 +139,53 @@ def main() -> int:
     with lock_folder(args.out_dir, distributed.is_main()):
         started = time.time()
         records, confusion, pictures = measure(parts, reader)
+        seconds = time.time() - started
+        suspects = find_suspects(parts, reader) if args.find_label_errors else None
         if distributed.is_main():
-            facts = {
-                "model": shown,
-                "data": str(args.data),
-                "split": split,
-                "input_width_height": list(predictor.size[::-1]),
-                **options,
-                "device": str(predictor.device),
-                "processes": distributed.world_size(),
-                "machine": platform.machine(),
-                "weights_licence": predictor.config.weights_licence,
-                "seconds": round(time.time() - started, 2),
-                **versions(),
-            }
+            facts = facts_of(args, predictor, options | {"split": split}, seconds)
+            known = read_calibration(args.model)
+            if args.calibrate:
+                known = Calibration.of(records, predictor, bool(folds))
+                print(describe_calibration(known, carry(args.model, known)))
             measured = records, confusion, predictor.classes
-            write_results(args.out_dir, *measured, pictures, facts)
+            write_results(args.out_dir, *measured, pictures, facts, known)
+            if suspects is not None:
+                report_suspects(args.out_dir, suspects, parts, reader)
     distributed.shutdown()
     return 0
+
+
+def facts_of(
+    args: argparse.Namespace, predictor: Predictor, options: dict, seconds: float
+) -> dict[str, object]:
+    """What the figures depend on, for run.json and the report."""
+    return {
+        "model": ", ".join(map(str, args.model)),
+        "data": str(args.data),
+        "input_width_height": list(predictor.size[::-1]),
+        **options,
+        "device": str(predictor.device),
+        "processes": distributed.world_size(),
+        "machine": platform.machine(),
+        "weights_licence": predictor.config.weights_licence,
+        "seconds": round(seconds, 2),
+        **versions(),
+    }
+
+
+def refuse_to_learn_from_seen(args: argparse.Namespace, has_folds: bool) -> None:
+    """Errors on pictures that a model was trained on say nothing of others.
+
+    Raises:
+        UserError: --calibrate or --find-label-errors was asked for on such pictures.
+    """
+    seen = ("train", "valid", "all") if has_folds else ("train", "all")
+    if (args.calibrate or args.find_label_errors) and args.split in seen:
+        flag = "--calibrate" if args.calibrate else "--find-label-errors"
+        raise UserError(
+            f"{flag} --split {args.split} would learn from pictures that the model has been "
+            f"trained on; {'leave --split out' if has_folds else 'use --split valid or test'}."
+        )
 
 
 def open_pairs(
@@ -186,6 +240,20 @@ def measure(
     return records, confusion, example_pictures(predictors, pairs, reader, records)
 
 
+def report_suspects(
+    out_dir: Path,
+    suspects: list[Suspect],
+    parts: list[tuple[int | None, Predictor, list[Pair]]],
+    reader: MaskReader,
+) -> None:
+    """Write suspects.csv and suspects.html, the worst mask first."""
+    write_suspects(out_dir / "suspects.csv", suspects, reader.classes.names)
+    views = suspect_views(suspects, parts, reader)
+    title = f"Masks of {len(suspects)} pictures"
+    write_suspects_page(out_dir / "suspects.html", title, reader.classes, views)
+    print(f"Masks to look at again are in {out_dir}/suspects.html")
+
+
 def write_results(
     out_dir: Path,
     records: list[dict],
@@ -193,8 +261,10 @@ def write_results(
     classes: ClassTable,
     pictures: Iterator[Sample],
     facts: dict[str, object],
+    known: Calibration | None,
 ) -> None:
     """Print the figures of a split and write all files about them."""
+    reliability = reliability_figures(records, classes, known and known.temperature)
     metrics = split_metrics(records, confusion, classes)
     severity = severity_agreement(records, classes)
     print(format_table(metrics), *map(describe, severity), sep="\n")
@@ -203,6 +273,7 @@ def write_results(
         metrics |= of_folds
         print(sentence)
     summary = metrics | {"severity_agreement": [without_nan(figures(one)) for one in severity]}
+    summary["reliability"] = reliability
     write_text(out_dir / "metrics.json", json.dumps(without_nan(summary), indent=1) + "\n")
     write_per_image(out_dir / "per_image.csv", records, classes)
     write_severities(out_dir / "severity.csv", severity)
@@ -213,6 +284,8 @@ def write_results(
         title=f"Evaluation of {facts['model']}",
         metrics=metrics,
         severity=severity,
+        reliability=reliability,
+        doubtful=least_sure(records),
         classes=classes,
         samples=pictures,
         facts=facts,

@@ -33,10 +33,12 @@ from common.files import lock_folder, write_text
 from common.text import printable
 from data.inputs import find_inputs
 from inference.journal import Journal
-from inference.pictures import segment_pictures
+from inference.pictures import Judge, segment_pictures
 from inference.predictor import Predictor, model_files
 from inference.results import KINDS, ResultFolder
 from models.digests import sha256
+from trust.calibration import CALIBRATION_FILE
+from trust.doubt import make_judge
 
 # Flags of one call; by all others `--resume` knows that it goes on with the same work.
 CALL_FLAGS = (
@@ -56,6 +58,10 @@ def parse_args() -> argparse.Namespace:
     kinds = {"choices": KINDS, "default": ["overlay", "mask"], "metavar": "KIND"}
     what = f"what to write: {', '.join(KINDS)}"
     parser.add_argument("--save", nargs="+", help=what, **kinds)
+    what = "probability with which the true severity lies within severity_low and severity_high, "
+    what += "of a model that evaluate.py --calibrate has calibrated"
+    share = cli.number(float, 0.5, 0.99)
+    parser.add_argument("--coverage", type=share, default=0.9, metavar="SHARE", help=what)
     scale = cli.number(float, 0, 1e6, open_low=True)
     what = "scale of the photographs, adds areas in square millimetres"
     parser.add_argument("--mm-per-pixel", type=scale, metavar="MM", help=what)
@@ -73,6 +79,7 @@ def segment_all(
     journal: Journal,
     named: list[tuple[str, Path]],
     workers: int,
+    judge: Judge,
 ) -> dict[str, str]:
     """Segment pictures below a bar, noting each as it is done; what cannot be read is no harm.
 
@@ -80,7 +87,7 @@ def segment_all(
         a sentence for each picture left out, by its name.
     """
     skipped = {}
-    outcomes = segment_pictures(predictor, folder, named, workers)
+    outcomes = segment_pictures(predictor, folder, named, workers, judge)
     hidden = not distributed.is_main()
     shown = tqdm(outcomes, "Segmenting", len(named), unit="picture", disable=hidden)
     for (name, _), outcome in zip(named, shown, strict=True):
@@ -131,7 +138,8 @@ def run(
         distributed.say(f"{len(finished)} of {len(named)} pictures were finished before.")
     waiting = [item for item in named.items() if item[0] not in finished]
     mine = waiting[distributed.rank() :: distributed.world_size()]
-    parts = distributed.gather(segment_all(predictor, folder, journal, mine, args.workers))
+    judge = make_judge(args.model, predictor, args.coverage, say=distributed.say)
+    parts = distributed.gather(segment_all(predictor, folder, journal, mine, args.workers, judge))
     if not distributed.is_main():
         return {}
     made = done | journal.added()
@@ -156,6 +164,8 @@ def result_settings(args: argparse.Namespace) -> dict:
     """What the results depend on beside the pictures, as plain values by the names of flags."""
     flags = {name: value for name, value in vars(args).items() if name not in CALL_FLAGS}
     models = [sha256(path) for path in model_files(args.model)]
+    carried = [path / CALIBRATION_FILE for path in args.model]
+    models += [sha256(path) for path in carried if path.is_file()]
     flags |= {"save": sorted(set(args.save)), "model": models}
     named = {f"--{name.replace('_', '-')}": value for name, value in flags.items()}
     return json.loads(json.dumps(named))  # tuples become lists, as they come back

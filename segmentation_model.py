@@ -124,6 +124,10 @@ class FasterViT(nn.Module):
         last = conv_features[-1]
         return (self.norm(last) if hasattr(self, "norm") else last), conv_features
 
+    def backbone_maps(self, images: Tensor) -> list[Tensor]:
+        """The backbone's maps of all levels, before their downsampling, finest first."""
+        return [before for before, _ in self.forward_levels(images)[1]]
+
     def forward(self, x: Tensor) -> Tensor:
         size = tuple(x.shape[-2:])
         half, maps = self.forward_levels(x)
@@ -165,6 +169,10 @@ class BackboneWithPyramid(nn.Module):
             self.simple_pyramid = SimplePyramid(maps.channels[0], maps.strides[0])
             maps = self.simple_pyramid
         self.pyramid_head = PyramidHead(maps.channels, num_classes, strides=maps.strides)
+
+    def backbone_maps(self, images: Tensor) -> list[Tensor]:
+        """The backbone's maps of all levels, finest first."""
+        return self.backbone(images)
 
     def forward(self, x: Tensor) -> Tensor:
         H, W = x.shape[-2:]

@@ -43,6 +43,7 @@ from inference.evaluation import (
     evaluate_pairs,
     example_pictures,
     format_table,
+    least_sure,
     save_valid_picture,
     split_metrics,
 )
@@ -67,6 +68,8 @@ from training.precision import Precision
 from training.run_folder import RunFolder, fold_folder
 from training.state import TrainingState, best_epoch, check_same_run
 from trust.agreement import describe, severity_agreement
+from trust.calibration import reliability_figures
+from trust.familiarity import remember_pictures
 from trust.folds import next_step, settle_folds
 
 
@@ -422,6 +425,7 @@ def measure_best(
     if not distributed.is_main():
         return
     metrics = split_metrics(records, confusion, predictor.classes)
+    remember_pictures(best, predictor, [pair.image for pair in data.pairs["train"]])
     severity = severity_agreement(records, predictor.classes)
     print(format_table(metrics), *map(describe, severity), sep="\n")
     seconds = sum(row["seconds"] for row in state.history)
@@ -440,6 +444,8 @@ def measure_best(
         classes=predictor.classes,
         metrics=metrics,
         severity=severity,
+        reliability=reliability_figures(records, predictor.classes),
+        doubtful=least_sure(records),
         history=state.history,
         samples=example_pictures([predictor] * len(pairs), pairs, data.reader, records),
         settings=plain_args(args),

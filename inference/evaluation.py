@@ -5,16 +5,19 @@ are summed in the order of the files, so that any number of processes gives the 
 """
 
 import math
+import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from tqdm import tqdm
 
 from common import distributed
-from config import ClassTable
-from data.images import read_image, write_image
+from config import IGNORE_INDEX, ClassTable
+from data.images import read_image, resize_mask, write_image
 from data.masks import MaskReader
 from data.pairs import Pair
 from datasets import SegmentationDataset
@@ -31,6 +34,10 @@ from reporting.samples import Sample, choose_samples
 from utils import letterbox, overlay, side_by_side
 
 ARTICLE_BATCH = 2
+# Pixels sampled of each picture, and numbers kept of all of them: of many pictures fewer pixels.
+PIXELS, MOST_NUMBERS = 1000, 10_000_000
+EDGE = 3  # pixels on both sides of a border of classes
+LOWEST = -30.0  # logarithm of a probability; what is less probable would be so in float32 alone
 # What the figures of a whole split say, in the order in which they are printed.
 MEANINGS = {
     "miou": "mean IoU of the classes, over all pixels of the split (mIoU)",
@@ -43,6 +50,31 @@ MEANINGS = {
 }
 
 
+@dataclass(frozen=True)
+class PixelSample:
+    """Some pixels of a picture, equally many of each, so that memory does not grow with its size.
+
+    Args:
+        log_probs: (N, K) float16, logarithms of the probabilities.
+        targets: (N,) uint8, the true classes, none of them 255.
+        edge: (N,) bool, whether a border of true classes is within `EDGE` pixels.
+    """
+
+    log_probs: np.ndarray
+    targets: np.ndarray
+    edge: np.ndarray
+
+    @classmethod
+    def of(cls, log_probs: np.ndarray, truth: np.ndarray, places: np.ndarray) -> "PixelSample":
+        """The sample at places (N, 2), shares of the height and of the width, of a mask (H, W)."""
+        ys, xs = (places * truth.shape).astype(int).T
+        targets, kernel = truth[ys, xs], np.ones((2 * EDGE + 1,) * 2, np.uint8)
+        edge = (cv2.dilate(truth, kernel) != cv2.erode(truth, kernel))[ys, xs]
+        known = targets != IGNORE_INDEX
+        logs = np.maximum(log_probs[known], LOWEST).astype(np.float16)
+        return cls(logs, targets[known], edge[known])
+
+
 def evaluate_pairs(
     predictor: Predictor, pairs: list[Pair], reader: MaskReader
 ) -> tuple[list[dict], np.ndarray]:
@@ -50,16 +82,19 @@ def evaluate_pairs(
 
     Returns:
         a record a picture: its name (`file`), its classes' (3, K) areas as `ClassAreas` has them
-        (`areas`) and (2, K) boundary counts (`boundary`); and the (K, K) confusion of all. A
-        confusion of each would take 180 kB at 150 classes.
+        (`areas`), (2, K) boundary counts (`boundary`), the sums of its probabilities (`soft`, a
+        `SoftCounts`), and a few pixels (`sample`, a `PixelSample`); and the (K, K) confusion of
+        all. A confusion of each would take 180 kB at 150 classes.
     """
     mine = pairs[distributed.rank() :: distributed.world_size()]
     own, step, matrix = [], predictor.batch, ConfusionMatrix(len(predictor.classes))
+    numbers = MOST_NUMBERS // (len(predictor.classes) * max(1, len(pairs)))
+    pixels = min(PIXELS, max(1, numbers))
     hidden = not distributed.is_main()
     with tqdm(total=len(mine), desc="Evaluating", disable=hidden, dynamic_ncols=True) as bar:
         for first in range(0, len(mine), step):
             group = mine[first : first + step]
-            own += evaluate_pictures(predictor, group, reader, matrix)
+            own += evaluate_pictures(predictor, group, reader, matrix, pixels)
             bar.update(len(group))
     shares = distributed.gather(own)
     records = [shares[i % len(shares)][i // len(shares)] for i in range(len(pairs))]
@@ -67,21 +102,44 @@ def evaluate_pairs(
 
 
 def evaluate_pictures(
-    predictor: Predictor, pairs: list[Pair], reader: MaskReader, total: ConfusionMatrix
+    predictor: Predictor,
+    pairs: list[Pair],
+    reader: MaskReader,
+    total: ConfusionMatrix,
+    pixels: int = PIXELS,
 ) -> list[dict]:
-    """The records of pictures that pass at once, which are added to `total` as well."""
+    """The records of pictures that pass at once, which are added to `total` as well.
+
+    Args:
+        pixels: how many are sampled of each picture.
+    """
     images = [read_image(pair.image) for pair in pairs]
     truths = [reader.read(pair) for pair in pairs]
-    preds = predictor.masks_at(images, [truth.shape for truth in truths])
+    points = [_points(pair, pixels) for pair in pairs]
+    sizes = [truth.shape for truth in truths]
+    predictions = predictor.read(images, sizes, points=points)
     records = []
-    for pair, truth, pred in zip(pairs, truths, preds, strict=True):
+    for pair, truth, places, said in zip(pairs, truths, points, predictions, strict=True):
+        pred = resize_mask(said.mask, truth.shape)
         matrix = ConfusionMatrix(len(predictor.classes))
         matrix.update(torch.from_numpy(pred), torch.from_numpy(truth))
-        boundary = boundary_counts(pred, truth, len(predictor.classes))
         total.counts += matrix.counts
-        areas = matrix.areas.numpy()
-        records.append({"file": pair.image.name, "areas": areas, "boundary": boundary})
+        records.append(
+            {
+                "file": pair.image.name,
+                "areas": matrix.areas.numpy(),
+                "boundary": boundary_counts(pred, truth, len(predictor.classes)),
+                "soft": said.sums,
+                "sample": PixelSample.of(said.points, truth, places),
+            }
+        )
     return records
+
+
+def _points(pair: Pair, count: int) -> np.ndarray:
+    """Places in a picture, (count, 2) in [0, 1), the same ones in every run."""
+    name = pair.image.name.encode("utf-8", "surrogateescape")
+    return np.random.default_rng(zlib.crc32(name)).random((count, 2))
 
 
 def split_metrics(records: list[dict], confusion: np.ndarray, classes: ClassTable) -> dict:
@@ -121,6 +179,12 @@ def last_severity(areas: np.ndarray, classes: ClassTable) -> tuple[float, float]
     table = SeverityTable.of(classes.names)
     true, predicted = table.shares(areas[1:])[:, -1].tolist()
     return true, predicted
+
+
+def least_sure(records: list[dict], count: int = 10) -> list[tuple[str, float, float]]:
+    """The pictures to look at first: (name, confidence, mean IoU), the least sure one first."""
+    rows = [(r["file"], r["soft"].confidence(), image_miou(r)) for r in records]
+    return sorted(rows, key=lambda row: row[1])[:count]
 
 
 def is_missed(true: float, predicted: float) -> bool:

@@ -10,7 +10,7 @@ import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,7 @@ from inference.journal import Result
 from inference.predictor import Predictor
 from inference.results import ENDINGS, MAP_MASK, ResultFolder
 from metrics import SeverityTable
-from reporting.gallery import GalleryRow
+from reporting.gallery import Doubt, GalleryRow
 from utils import overlay
 
 GEO_KEYS, PIXEL_SCALE, TIE_POINTS, MATRIX = 34735, 33550, 33922, 34264  # tags of GeoTIFF 1.1
@@ -330,7 +330,8 @@ def segment_map(predictor: Predictor, folder: ResultFolder, name: str, path: Pat
         write_image(folder.file(name, "overlay"), tinted)
         href = str(result_path(Path(), name, ENDINGS["overlay"]))
     severity, shares, figures = map_statistics(counts.pixels, regions, classes, folder.mm_per_pixel)
-    row = [str(path), field.size[1], field.size[0], severity, *figures]
+    unknown = [""] * len(fields(Doubt))  # nobody says of a map how far to trust it
+    row = [str(path), field.size[1], field.size[0], severity, *unknown, *figures]
     thumbnail = encode_jpeg(shrink(tinted, 320), quality=70)
     return Result(name, row, GalleryRow(printable(name), severity, shares, thumbnail, href))
 

@@ -10,7 +10,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ from common import distributed
 from common.errors import UserError
 from common.files import write_text
 from common.text import printable, read_text
-from reporting.gallery import GalleryRow
+from reporting.gallery import Doubt, GalleryRow
 
 FOLDER, SETTINGS = ".results", "run.json"
 # Names need not be Unicode, and must come back from a part as they were.
@@ -117,6 +117,7 @@ class Journal:
                 file.write(piece)
         facts = {"stamp": result.stamp, "pieces": places}
         facts |= {"severity": card.severity, "shares": card.shares, "href": card.overlay_href}
+        facts["doubt"] = asdict(card.doubt)
         with open(part, "ab") as file:
             text = io.StringIO()
             writer = csv.writer(text, lineterminator="\n")
@@ -139,6 +140,7 @@ class Journal:
         name, facts = _cells(entry)[:2]
         facts, thumbnail = json.loads(facts), self.piece(entry, "thumbnail")
         shown = facts["severity"], facts["shares"], thumbnail, facts["href"]
+        shown += (Doubt(**facts["doubt"]),)
         return GalleryRow(printable(name), *shown)
 
     def piece(self, entry: Entry, kind: str) -> bytes:

@@ -12,18 +12,32 @@ from common.errors import UserError
 from data.images import read_image
 from inference.geo import is_map, segment_map
 from inference.journal import Result, Stamp, stamp_of
+from inference.prediction import Prediction
 from inference.predictor import Predictor
 from inference.results import ResultFolder
+from reporting.gallery import Doubt
+
+Judge = Callable[[list[np.ndarray], list[Prediction]], list[Doubt]]
+
+
+def judge_by_itself(images: list[np.ndarray], said: list[Prediction]) -> list[Doubt]:
+    """What predictions say of themselves, without a look at other pictures."""
+    return [Doubt(confidence=prediction.sums.confidence()) for prediction in said]
 
 
 def segment_pictures(
-    predictor: Predictor, folder: ResultFolder, named: list[tuple[str, Path]], workers: int
+    predictor: Predictor,
+    folder: ResultFolder,
+    named: list[tuple[str, Path]],
+    workers: int,
+    judge: Judge = judge_by_itself,
 ) -> Iterator[Result | UserError]:
     """Read, segment, write and count pictures; closing the iterator stops after those at work.
 
     Args:
         named: each picture's name among the results, and its path.
         workers: threads that read and write.
+        judge: says how far the predictions of some pictures can be trusted.
 
     Yields:
         in the order of the inputs, as they are done, each picture's result, or why there is none.
@@ -33,7 +47,8 @@ def segment_pictures(
         for group in read_ahead(named, predictor.batch, workers, pool):
             images = [job.result()[1] for _, _, job in group if _fault(job) is None]
             pictures = [image for image in images if image is not None]
-            masks = iter(predictor.segment(pictures, "prob" in folder.kinds))
+            said = list(predictor.read(pictures, with_probabilities="prob" in folder.kinds))
+            masks = zip(said, judge(pictures, said), strict=True)
             for name, path, job in group:
                 if _fault(job) is None:
                     stamp, image = job.result()
@@ -67,8 +82,16 @@ def _read(path: Path) -> tuple[Stamp | None, np.ndarray | None]:
     return stamp_of(path), None if is_map(path) else read_image(path)
 
 
-def _write(folder: ResultFolder, name: str, path: Path, stamp: Stamp | None, *made) -> Result:
-    result = folder.write(name, path, *made)
+def _write(
+    folder: ResultFolder,
+    name: str,
+    path: Path,
+    stamp: Stamp | None,
+    image: np.ndarray,
+    said: Prediction,
+    doubt: Doubt,
+) -> Result:
+    result = folder.write(name, path, image, said.mask, said.probabilities, doubt)
     result.stamp = stamp
     return result
 

@@ -24,6 +24,7 @@ from data.crops import view_size
 from data.images import Normalisation, fit_within, resize_image, resize_mask
 from data.splits import FOLDS_FILE, Division
 from inference import onnx_model
+from inference.prediction import Prediction, collect, collect_mask
 from models.deploy import fix_positions, fold_batchnorm
 from segmentation_model import load_model
 from training.run_folder import BEST, fold_folder
@@ -50,6 +51,7 @@ class Predictor:
             half, or for a quarter where the model was trained on crops.
         flips: average the picture's and its mirror images' probabilities.
         batch: tiles that pass at once.
+        temperature: of the probabilities that are handed out (see `trust.calibration`).
     """
 
     model: nn.Module
@@ -62,6 +64,7 @@ class Predictor:
     overlap: float | None = None
     flips: bool = False
     batch: int = 1
+    temperature: float = 1.0
 
     def __post_init__(self):
         self.size = self.size or self.config.input_size
@@ -150,16 +153,16 @@ class Predictor:
 
         Scores are resized before the arg-max, so that outlines are smooth and not steps.
         """
-        return _collect(self._bands(self._filled(scores, size), size), size)[0]
+        return collect_mask(self._bands(self._filled(scores, size), size), size)
 
     def masks_at(self, images: list[np.ndarray], sizes: list[Size]) -> Iterator[np.ndarray]:
         """As `masks`, each at the (height, width) of a mask that it is compared with."""
         for (bands, shape), size in zip(self._bands_of(images, sizes), sizes, strict=True):
-            yield resize_mask(_collect(bands, shape)[0], size)
+            yield resize_mask(collect_mask(bands, shape), size)
 
     def masks(self, images: list[np.ndarray]) -> list[np.ndarray]:
         """Class indices (H, W) uint8 of each picture, HWC uint8 RGB, at its own size."""
-        return [mask for mask, _ in self.segment(images)]
+        return list(self.masks_at(images, [image.shape[:2] for image in images]))
 
     def segment(
         self, images: list[np.ndarray], with_probabilities: bool = False
@@ -169,10 +172,46 @@ class Predictor:
         Yields:
             for each picture (H, W) uint8, and (K, H, W) float16 in [0, 1] or None.
         """
-        classes = len(self.classes) if with_probabilities else 0
-        sizes = [image.shape[:2] for image in images]
-        for bands, size in self._bands_of(images, sizes):
-            yield _collect(bands, size, classes)
+        for prediction in self.read(images, with_probabilities=with_probabilities):
+            yield prediction.mask, prediction.probabilities
+
+    def read(
+        self,
+        images: list[np.ndarray],
+        sizes: list[Size] | None = None,
+        *,
+        with_probabilities: bool = False,
+        points: list[np.ndarray | None] | None = None,
+    ) -> Iterator[Prediction]:
+        """All that the model says of each picture, HWC uint8 RGB.
+
+        Args:
+            sizes: (height, width) at which it says it, the picture's own if not given; a picture
+                that passes in tiles at its own resolution keeps its own.
+            points: of each picture as `inference.prediction.collect` takes them.
+        """
+        sizes = sizes or [image.shape[:2] for image in images]
+        points = points or [None] * len(images)
+        for (bands, size), places in zip(self._bands_of(images, sizes), points, strict=True):
+            wanted = (with_probabilities, places, self.temperature)
+            yield collect(bands, size, len(self.classes), *wanted)
+
+    @torch.inference_mode()
+    def features(self, images: list[np.ndarray]) -> np.ndarray | None:
+        """What the backbone sees in whole pictures, (B, C) float32: its maps' means over the area.
+
+        At half the network's size, which tells pictures apart as well and costs a quarter.
+
+        Returns:
+            None where the model hides its backbone, as an export does.
+        """
+        maps_of = getattr(self.model, "backbone_maps", None)
+        if maps_of is None:
+            return None
+        size = tuple(max(32, side // 2) for side in self.size)
+        batch = np.stack([self._normalise(resize_image(image, size)) for image in images])
+        maps = maps_of(torch.from_numpy(batch).to(self.device))
+        return torch.cat([x.float().mean((2, 3)) for x in maps], dim=1).cpu().numpy()
 
     def _bands_of(
         self, images: list[np.ndarray], sizes: list[Size]
@@ -333,7 +372,7 @@ class Ensemble(Predictor):
         licence = ", ".join(filter(None, licences)) or None
         self.config = replace(first.config, weights_licence=licence)
         self.classes, self.size, self.device = first.classes, first.size, first.device
-        self.batch = first.batch
+        self.batch, self.temperature = first.batch, 1.0
 
     @property
     def members(self) -> list[Predictor]:
@@ -424,18 +463,3 @@ def _starts(length: int, side: int, step: int) -> list[int]:
         return [0]
     count = 1 + math.ceil((length - side) / step)
     return [round(i * (length - side) / (count - 1)) for i in range(count)]
-
-
-def _collect(
-    bands: Iterator[tuple[int, Tensor]], size: Size, classes: int = 0
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Class indices (H, W) uint8 from bands of scores, and the probabilities of so many classes."""
-    mask = np.empty(size, np.uint8)
-    probabilities = np.empty((classes, *size), np.float16) if classes else None
-    for top, band in bands:
-        rows = slice(top, top + band.shape[1])
-        # On the CPU, max() is twenty times as fast as argmax(), and names the same class.
-        mask[rows] = band.max(0).indices.to("cpu", torch.uint8).numpy()
-        if probabilities is not None:
-            probabilities[:, rows] = band.softmax(0).cpu().numpy()
-    return mask, probabilities

@@ -2,7 +2,7 @@
 
 import zipfile
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
 from functools import cache
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from inference import annotations
 from inference.journal import Entry, Journal, Result
 from inference.outlines import regions_of
 from metrics import SeverityTable
-from reporting.gallery import GalleryRow, write_gallery
+from reporting.gallery import Doubt, GalleryRow, write_gallery
 from utils import colour_mask, draw_legend, overlay
 
 MAX_JPEG_SIDE = 65_500  # pixels; the overlay of a longer picture is a smaller view of it
@@ -53,7 +53,7 @@ class ResultFolder:
     @property
     def columns(self) -> list[str]:
         """The head of results.csv."""
-        head = ["file", "width", "height", "severity"]
+        head = ["file", "width", "height", "severity", *(field.name for field in fields(Doubt))]
         return head + statistic_names(self.classes, self.mm_per_pixel)
 
     @property
@@ -97,6 +97,7 @@ class ResultFolder:
         image: np.ndarray,
         mask: np.ndarray,
         probabilities: np.ndarray | None,
+        doubt: Doubt,
     ) -> Result:
         """Write what is wanted of one picture, and count it.
 
@@ -104,6 +105,7 @@ class ResultFolder:
             image: HWC uint8 RGB.
             mask: (H, W) uint8 class indices.
             probabilities: (K, H, W) float16, where they are wanted.
+            doubt: how far the result can be trusted.
         """
         tinted, href = overlay(image, mask, self.classes), None
         if "overlay" in self.kinds:
@@ -118,9 +120,10 @@ class ResultFolder:
             with replacing(self.file(name, "prob")) as temporary:
                 np.savez_compressed(temporary, **arrays)
         severity, shares, figures = mask_statistics(mask, self.classes, self.mm_per_pixel)
-        row = [str(path), image.shape[1], image.shape[0], severity, *figures]
+        trust = ("" if value is None else round(value, 6) for value in astuple(doubt))
+        row = [str(path), image.shape[1], image.shape[0], severity, *trust, *figures]
         thumbnail = encode_jpeg(shrink(tinted, 320), quality=70)
-        card = GalleryRow(printable(name), severity, shares, thumbnail, href)
+        card = GalleryRow(printable(name), severity, shares, thumbnail, href, doubt)
         return Result(name, row, card, self._write_polygons(name, path, mask))
 
     def _write_polygons(self, name: str, path: Path, mask: np.ndarray) -> dict[str, bytes]:

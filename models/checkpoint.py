@@ -56,12 +56,30 @@ def save_checkpoint(
         "versions": versions(),
         **rest,
     }
+    _write(path, content)
+
+
+def _write(path: Path, content: dict) -> None:
     with replacing(path) as temporary:
         try:
             torch.save(content, temporary)
         except RuntimeError as error:  # PyTorch's writer hides what the system said
             why = "cannot be written, most likely because the disk is full"
             raise OSError(errno.EIO, why, str(path)) from error
+
+
+def add_to_checkpoint(path: Path, **more) -> None:
+    """Write more plain values into a checkpoint of ours, whole or not at all.
+
+    Raises:
+        UserError: it was not written by train.py, or cannot be read.
+    """
+    content = read_checkpoint(path)
+    if "model_state_dict" not in content or "model_config" not in content:
+        raise UserError(
+            f"{path} was not written by train.py, so it cannot carry more than weights."
+        )
+    _write(path, content | more)
 
 
 def read_checkpoint(path: Path) -> dict:

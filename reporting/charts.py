@@ -97,7 +97,7 @@ def agreement_charts(symptom: dict) -> list[dict]:
         for name, x, y in zip(files, true, predicted, strict=True)
     ]
     high = max(*true, *predicted, 0.01)
-    points = list(zip(true, predicted, texts, strict=True))
+    points = [(*point, "picture") for point in zip(true, predicted, texts, strict=True)]
     diagonal = [((0, 0), (high, high), "exact")]
     scatter = scatter_chart("Predicted against true", points, diagonal, ("true", "predicted"))
     means = [(x + y) / 2 for x, y in zip(true, predicted, strict=True)]
@@ -106,18 +106,33 @@ def agreement_charts(symptom: dict) -> list[dict]:
     levels = {"exact": 0.0, "bias": symptom["bias"]}
     levels |= {"limit low": symptom["limits_low"], "limit high": symptom["limits_high"]}
     lines = [((ends[0], y), (ends[1], y), kind) for kind, y in levels.items() if is_number(y)]
-    points = list(zip(means, differences, texts, strict=True))
+    points = [(*point, "picture") for point in zip(means, differences, texts, strict=True)]
     words = "mean of both", "predicted - true"
     return [scatter, scatter_chart("Differences", points, lines, words)]
 
 
+def reliability_chart(figures: dict) -> dict:
+    """How often pixels are right over how sure the model was of them, before and after.
+
+    Args:
+        figures: of `trust.calibration.reliability_figures`.
+    """
+    points = [
+        (step["said"], step["seen"], f"{kind}: {percent(step['share'])} of the pixels", kind)
+        for kind in ("before", "after")
+        for step in figures[kind]["steps"]
+    ]
+    words = "probability that the model says", "share that is right"
+    return scatter_chart("Probability against truth", points, [((0, 0), (1, 1), "exact")], words)
+
+
 def scatter_chart(
     title: str,
-    points: list[tuple[float, float, str]],
+    points: list[tuple[float, float, str, str]],
     lines: list[tuple[tuple[float, float], tuple[float, float], str]],
     words: tuple[str, str],
 ) -> dict:
-    """The geometry of points (x, y, what it is) and of lines (from, to, kind), all of them shares.
+    """The geometry of points (x, y, words, kind) and of lines (from, to, kind), all of them shares.
 
     Args:
         words: what the axes are.
@@ -140,7 +155,7 @@ def scatter_chart(
         "size": SCATTER,
         "frame": SCATTER_FRAME,
         "words": words,
-        "points": [(x(a), y(b), text) for a, b, text in points],
+        "points": [(x(a), y(b), text, kind) for a, b, text, kind in points],
         "lines": [(x(a), y(b), x(c), y(d), kind) for (a, b), (c, d), kind in lines],
         "x_ticks": [(x(tick), f"{100 * tick:g}%") for tick in x_ticks],
         "y_ticks": [(y(tick), f"{100 * tick:g}%") for tick in y_ticks],

@@ -5,7 +5,7 @@ import math
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import BinaryIO
@@ -21,6 +21,22 @@ PAGE_SIZE = 500  # pictures: with their thumbnails, some 5 to 10 MB that a brows
 
 
 @dataclass(frozen=True)
+class Doubt:
+    """How far the result of a picture can be trusted, in [0, 1]; None where nothing says it.
+
+    Args:
+        confidence: the overlap to expect between the mask and the truth.
+        unlike_training: the share of the training pictures that are more like the others.
+        severity_low, severity_high: the interval of the severity.
+    """
+
+    confidence: float | None = None
+    unlike_training: float | None = None
+    severity_low: float | None = None
+    severity_high: float | None = None
+
+
+@dataclass(frozen=True)
 class GalleryRow:
     """One picture of a gallery.
 
@@ -30,6 +46,7 @@ class GalleryRow:
         shares: each class's share of the picture, in [0, 1].
         thumbnail: an encoded JPEG.
         overlay_href: path of the full overlay below `out_dir`, or None.
+        doubt: how far to trust it.
     """
 
     name: str
@@ -37,6 +54,7 @@ class GalleryRow:
     shares: list[float]
     thumbnail: bytes
     overlay_href: str | None
+    doubt: Doubt = Doubt()
 
 
 def write_gallery(
@@ -115,6 +133,7 @@ def _put_aside(
         "severity": row.severity,
         "shares": [(i, row.shares[i]) for i in sorted(largest) if row.shares[i] > 0],
         "href": href,
+        "doubt": asdict(row.doubt),
     }
     start, text = spool.tell(), json.dumps(card).encode()
     spool.write(text + b"\n" + row.thumbnail)

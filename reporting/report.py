@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from config import ClassTable
-from reporting.charts import MAX_POINTS, agreement_charts, training_charts
+from reporting.charts import MAX_POINTS, agreement_charts, reliability_chart, training_charts
 from reporting.pages import percent, render
 from reporting.samples import Sample, legend, sample_views
 
@@ -35,6 +35,8 @@ def write_report(
     classes: ClassTable,
     metrics: dict | None = None,
     severity: Sequence[dict] = (),
+    reliability: dict | None = None,
+    doubtful: Sequence[tuple[str, float, float]] = (),
     history: list[dict] | None = None,
     samples: Iterable[Sample] = (),
     settings: Mapping[str, object] | None = None,
@@ -50,6 +52,8 @@ def write_report(
             the truth, lets the page say what is mistaken for what.
         severity: of `trust.agreement.severity_agreement`, an entry a symptom; the last one's
             concordance bounds the grade.
+        reliability: of `trust.calibration.reliability_figures`.
+        doubtful: (name, confidence, mean IoU) of the pictures to look at first.
         history: one row an epoch, as train.py keeps them.
         samples: consumed one at a time, so a generator need not hold all pictures at once.
         settings, facts: what the run was told, and what is known of it (versions, machine, time,
@@ -72,6 +76,8 @@ def write_report(
         title=title,
         verdict=_verdict(classes.names, metrics, severity),
         severity=[_severity_part(symptom) for symptom in severity],
+        reliability=_reliability_part(reliability) if reliability else None,
+        doubtful=doubtful,
         tiles=_tiles(metrics, history, best, facts),
         class_rows=_class_rows(classes, metrics),
         confusion=_confusion(metrics),
@@ -170,6 +176,22 @@ def _severity_part(symptom: dict) -> dict:
         reading += ", if they are distributed normally (dashed)"
     charts = [(scatter, words), (differences, reading + ".")]
     return {"name": symptom["class"], "charts": charts}
+
+
+def _reliability_part(figures: dict) -> dict:
+    """The reliability diagram with a sentence on what to read from it."""
+    before, after = figures["before"], figures["after"]
+    worst = max(after["class_errors"], key=after["class_errors"].get)
+    words = (
+        "On the line, pixels that are said to be 80 % sure are right in 80 % of the cases; below "
+        "it the model is too sure. On average what it says is off by "
+        f"{percent(before['error'])}, at this temperature by {percent(after['error'])} "
+        f"({percent(after['edge_error'])} within three pixels of a border, "
+        f"{percent(after['inner_error'])} elsewhere; worst for {worst}, "
+        f"{percent(after['class_errors'][worst])}). The classes stay the same."
+    )
+    chart = reliability_chart(figures)
+    return {"chart": chart, "temperature": figures["temperature"], "words": words}
 
 
 def _mistakes(names: tuple[str, ...], counts: np.ndarray, index: int) -> Iterator[str]:

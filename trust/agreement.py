@@ -2,7 +2,7 @@
 
 mIoU counts pixels; a plant scientist uses a picture's severity. Two models of nearly the same mIoU
 can differ widely in it, so it is measured by itself, in the figures of plant pathology (Bock et al.
-2010, Phytopathology 100: 1030): Lin's concordance, bias, and Bland and Altman's limits.
+2010, Crit. Rev. Plant Sci. 29: 59): Lin's concordance, bias, and Bland and Altman's limits.
 """
 
 from math import isfinite

@@ -504,10 +504,10 @@ def test_severity_is_drawn_with_its_line_bias_and_limits_inside_the_plot(tmp_pat
     left, top, right, bottom = charts.SCATTER_FRAME
     for chart in (scatter, differences):
         assert len(chart["points"]) == 3
-        assert all(left <= x <= right and top <= y <= bottom for x, y, _ in chart["points"])
+        assert all(left <= x <= right and top <= y <= bottom for x, y, *_ in chart["points"])
     x1, y1, x2, y2, kind = scatter["lines"][0]
     assert kind == "exact"
-    x, y, text = scatter["points"][1]  # the exact one lies on the line
+    x, y, text, _ = scatter["points"][1]  # the exact one lies on the line
     assert (y - y1) / (x - x1) == pytest.approx((y2 - y1) / (x2 - x1), rel=0.02)
     assert text.endswith("10.00% instead of 10.00%")
     kinds = [line[-1] for line in differences["lines"]]
@@ -516,3 +516,19 @@ def test_severity_is_drawn_with_its_line_bias_and_limits_inside_the_plot(tmp_pat
     assert len(many[0]["points"]) <= charts.MAX_POINTS
     one = charts.agreement_charts(severity_of([0.0], [0.0], math.nan, limits_low=math.nan))
     assert len(one[0]["points"]) == 1
+
+
+def test_reliability_and_doubtful_pictures_are_told(tmp_path):
+    steps = [{"share": 0.5, "said": 0.6, "seen": 0.5}, {"share": 0.5, "said": 1.0, "seen": 0.9}]
+    errors = {"background": 0.01, "leaf": 0.02, "symptom": 0.07}
+    part = {"steps": steps, "error": 0.1, "edge_error": 0.3, "inner_error": 0.05}
+    part["class_errors"] = errors
+    figures = {"temperature": 1.5, "before": part, "after": part | {"error": 0.04}}
+    path, doubtful = tmp_path / "a.html", [(NASTY[0], 0.41, 0.5)]
+    write_report(path, title="t", classes=CLASSES, reliability=figures, doubtful=doubtful)
+    page = Page(path)
+    assert "off by 10.0%, at this temperature by 4.0%" in page.text
+    assert "worst for symptom, 7.0%" in page.text
+    assert "41.0%" in page.text
+    assert len(page.all("circle")) == 4
+    assert not page.all("script", src="")
