@@ -16,9 +16,12 @@ from inference.results import ResultFolder
 from models.digests import sha256
 from page.jobs import Job
 from page.workspace import Collection
+from trust.calibration import CALIBRATION_FILE
+from trust.doubt import make_judge
 from video.reader import VideoReader
 
 WRITTEN = ("overlay", "mask", "cvat", "coco", "labelstudio")
+COVERAGE = 0.9  # probability with which a severity lies in its interval, as inference_image.py's
 THREADS = 2  # that read and write photographs beside the model
 
 
@@ -53,14 +56,20 @@ class Segmenter:
         named = {entry.name: entry.path for entry in collection.photographs.values()}
         job.total = len(named)
         folder = ResultFolder(collection.results, WRITTEN, predictor.classes)
-        models = [sha256(path) for path in model_files(model)]
+        # A model that carries a calibration tells how far each result can be trusted.
+        judge = make_judge([model], predictor, COVERAGE, say=lambda text: _remark(job, text))
+        models = [
+            sha256(path)
+            for path in (*model_files(model), model / CALIBRATION_FILE)
+            if path.is_file()
+        ]
         settings = {"model": models, "save": sorted(WRITTEN)}
         with lock_folder(collection.results):
             journal = Journal(folder.path, folder.columns)
             done = _begin(journal, settings, named, folder)
             job.done = len(done)
             waiting = [item for item in named.items() if item[0] not in done]
-            outcomes = segment_pictures(predictor, folder, waiting, THREADS)
+            outcomes = segment_pictures(predictor, folder, waiting, THREADS, judge)
             for outcome in outcomes:
                 job.done += 1
                 if isinstance(outcome, UserError):
@@ -97,6 +106,10 @@ class Segmenter:
                     f"The video is damaged at {reader.damage.time:.2f} s ({reader.damage.reason}); "
                     f"the result holds the {job.done} frames that could be read."
                 )
+
+
+def _remark(job: Job, text: str) -> None:
+    job.result["remark"] = text
 
 
 def _begin(journal: Journal, settings: dict, named: dict[str, Path], folder: ResultFolder) -> dict:

@@ -28,6 +28,7 @@ export function update(now) {
 export function ended(job) {
   if (job.kind === "segment") {
     if (job.about === chosen) show(chosen);
+    if (job.result.remark) say(job.result.remark);
     if (job.notes.length) say(`${job.notes.length} left out. ${job.notes[0]}`, true);
   }
   if (job.kind === "sample" && job.result.photographs) {

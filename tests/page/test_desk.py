@@ -84,6 +84,7 @@ def test_a_broken_photograph_does_not_stop_the_rest(desk, client, tmp_path):
     figures = shown["photographs"][0]["figures"]
     assert 0 <= figures["severity"] <= 1
     assert "regions_disease" in figures
+    assert 0 <= figures["confidence"] <= 1
     address = f"/api/collections/{made}/photographs/{shown['photographs'][0]['id']}"
     mask = np.frombuffer(client.get(f"{address}/mask").content, np.uint8).reshape(48, 64)
     written = Image.open(next(desk.space.path.rglob("a_mask.png")))
