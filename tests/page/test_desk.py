@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 import pytest
-from data_sets import blobs, make_data, photo
+from data_sets import COFFEE, blobs, make_data, photo
 from open_page import HOME, TOKEN
 from PIL import Image
 from starlette.testclient import TestClient
@@ -137,12 +137,12 @@ def test_a_restart_reads_no_masks_before_they_are_asked_for(desk, tmp_path, monk
 
 
 def test_the_data_check_is_told_in_figures_and_sentences(client, tmp_path):
-    root = make_data(tmp_path / "set", [blobs()] * 2)
+    root = make_data(tmp_path / "set", [blobs((0, 1, 2))] * 3, COFFEE)
     Image.fromarray(blobs((0, 7))).save(root / "train_masks/001.png")
     job = ended(client, client.post("/api/data", json={"folder": str(root)}).json())
     result = job["result"]
     assert [(split["split"], split["pairs"]) for split in result["splits"]] == [
-        ("train", 2), ("valid", 2),
+        ("train", 3), ("valid", 3),
     ]  # fmt: skip
     address = f"/api/collections/{result['collection']}"
     shown = client.get(address).json()["photographs"]
