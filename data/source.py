@@ -91,8 +91,9 @@ class Source:
         """
         if self.origin == PAINTED:
             return
+        deciding = {TRAINING: _learnt(self.divided)}.get(self.origin, ())
         for split, pairs in self.pairs.items():
-            if split != "train" or self.origin != TRAINING:
+            if split not in deciding:
                 reader = self.unmerged or self.reader
                 reader.refuse_other_reading(self.facts.censuses(pairs), self.origin)
 
@@ -207,11 +208,8 @@ def _look_into(
 
 
 def _training(source: Source, layout: FolderOfMasks | None) -> list[Pair]:
-    """The pairs whose masks decide how all are read: the training's, or else the first split's.
-
-    Where the data do not say what is for validation, all of it may be learnt.
-    """
-    wanted = ("train", "valid") if source.divided else ("train",)
+    """The pairs whose masks decide how all are read: the training's, or else the first split's."""
+    wanted = _learnt(source.divided)
     if set(wanted) <= source.pairs.keys():
         return [pair for split in wanted for pair in source.pairs[split]]
     try:
@@ -222,6 +220,11 @@ def _training(source: Source, layout: FolderOfMasks | None) -> list[Pair]:
     except UserError:  # a folder to measure on, without a training
         own = []
     return own or next(iter(source.pairs.values()))
+
+
+def _learnt(divided: bool) -> tuple[str, ...]:
+    """The splits that may be learnt: where the data do not say what is for validation, both."""
+    return ("train", "valid") if divided else ("train",)
 
 
 def _readable(pairs: list[Pair], facts: Facts) -> list[Census]:

@@ -94,8 +94,8 @@ def start_once(root: Path, out_dir: Path) -> None:
     runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
 
 
-def seconds_to_first_step(root: Path, folder: Path) -> tuple[float, float]:
-    """Wall seconds of a start, and the largest memory of its process in MiB."""
+def seconds_to_first_step(root: Path, folder: Path) -> tuple[float, float, float]:
+    """Wall and CPU seconds of a start, and the largest memory of its process in MiB."""
     environment = os.environ | {"XDG_CACHE_HOME": str(folder / "cache")}
     command = [sys.executable, __file__, str(root), "--start", str(folder / "run")]
     began = time.perf_counter()
@@ -105,7 +105,7 @@ def seconds_to_first_step(root: Path, folder: Path) -> tuple[float, float]:
     if os.waitstatus_to_exitcode(status):
         sys.exit("train.py did not come to its first step")
     unit = 2**20 if sys.platform == "darwin" else 2**10
-    return seconds, usage.ru_maxrss / unit
+    return seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / unit
 
 
 def main() -> None:
@@ -126,8 +126,9 @@ def main() -> None:
     print(f"{machine()}\n{args.pairs} pairs of {SIZE[1]}x{SIZE[0]} px")
     with tempfile.TemporaryDirectory() as folder:
         for name in ("first", "second"):
-            seconds, memory = seconds_to_first_step(args.root, Path(folder))
-            print(f"{name} start: {seconds:.1f} s to the first step, {memory:.0f} MiB", flush=True)
+            wall, cpu, memory = seconds_to_first_step(args.root, Path(folder))
+            seconds = f"{wall:.1f} s to the first step ({cpu:.1f} s of CPU)"
+            print(f"{name} start: {seconds}, {memory:.0f} MiB", flush=True)
 
 
 if __name__ == "__main__":
