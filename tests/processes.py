@@ -37,7 +37,7 @@ class Script:
         method = multiprocessing.get_start_method()
         job = (list(map(str, command)), environment, nohup, self._folder, method)
         self._process = SERVER.Process(target=_run, args=job)
-        with _path_for_the_server():
+        with path_for_the_server():
             self._process.start()
         self.pid = self._process.pid
 
@@ -87,7 +87,7 @@ def free_port() -> str:
 
 
 @contextlib.contextmanager
-def _path_for_the_server():
+def path_for_the_server():
     """The server imports before it hears of our `sys.path`."""
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests")])

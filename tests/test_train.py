@@ -18,7 +18,6 @@ import torch
 from processes import PATIENCE, Script, free_port, together
 from run_tiny import ROOT, add_tiny
 from tiny_data import write_data, write_pairs
-from tiny_world import apart
 from tiny_world import together as in_a_group
 
 import evaluate
@@ -313,11 +312,7 @@ def test_processes_that_find_different_checkpoints_do_not_train(tmp_path):
 
 
 def test_two_trainings_in_neighbouring_folders_do_not_disturb_each_other(data, reference, tmp_path):
-    def run(rank):
-        with pytest.MonkeyPatch.context() as patch:
-            assert go(patch, data, tmp_path / f"run{rank}", "--epochs", "3") == 0
-
-    apart(2, tmp_path / "both", run)
+    succeed([start(data, tmp_path / f"run{rank}", "--epochs", "3") for rank in range(2)])
     for rank in range(2):
         assert_same_run(reference, tmp_path / f"run{rank}")
 
