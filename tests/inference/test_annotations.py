@@ -19,6 +19,7 @@ from inference import annotations
 from inference.journal import Journal
 from inference.outlines import regions_of
 from inference.results import ResultFolder
+from reporting.gallery import Doubt
 
 COLORS = ((0, 0, 0), (0, 176, 0), (255, 0, 0))
 NAMES = ("ground", "leaf", 'spot "ü" & <b>')
@@ -227,7 +228,7 @@ def written(root: Path, kind: str) -> dict[str, np.ndarray]:
     for name, mask in masks.items():
         path, image = root / f"in/{name}.png", np.zeros((*mask.shape, 3), np.uint8)
         write_image(path, image)
-        journal.append(folder.write(name, path, image, mask, None))
+        journal.append(folder.write(name, path, image, mask, None, Doubt()))
     folder.write_summary(journal, journal.added())
     return {name.rpartition("/")[2]: mask for name, mask in masks.items()}
 
