@@ -8,7 +8,7 @@
     torchrun --nproc_per_node=4 evaluate.py --model outputs/best_model_iou.pth --data ROOT
 
 Writes report.html to look at, metrics.json, per_image.csv, severity.csv, confusion_matrix.png and
-run.json to --out-dir.
+run.json to --out-dir, with --find-label-errors suspects.html and suspects.csv, too.
 """
 
 import argparse

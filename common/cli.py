@@ -22,10 +22,10 @@ class Parser(argparse.ArgumentParser):
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Keeps the docstring's lines; adds defaults, but not `None` or `False`, which say nothing."""
+    """Keeps the docstring's lines; adds defaults, but not those that say nothing."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
-        if action.default is None or action.default is False:
+        if action.default in (None, "") or action.default is False:
             return action.help or ""
         return super()._get_help_string(action) or ""
 
@@ -69,7 +69,7 @@ fraction = number(float, 0, 1)
 SHARED = {
     "--amp": {"choices": ("auto", "bf16", "fp16", "off")},
     "--batch": {"type": positive_int, "default": 1, "help": "pictures a pass"},
-    "--data": {"type": Path, "metavar": "ROOT", "help": "data set"},
+    "--data": {"type": Path, "metavar": "ROOT", "help": "data set, see docs/data.md"},
     "--deterministic": {
         "action": argparse.BooleanOptionalAction,
         "default": False,

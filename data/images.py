@@ -61,7 +61,6 @@ ENDINGS = {
     for names, *endings in map(str.split, _FORMATS.strip().splitlines())
     for ending in endings
 }
-IMAGE_ENDINGS = tuple(ENDINGS)
 # The formats that are written, again in Pillow's names.
 WRITTEN = {
     ending: ENDINGS[ending][0]

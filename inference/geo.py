@@ -21,6 +21,7 @@ from common.errors import UserError
 from common.files import replacing, write_csv
 from common.text import printable
 from config import IGNORE_INDEX, ClassTable, Size
+from data.formats.regions import signed_area
 from data.images import encode_jpeg, shrink, spread_12_bits, to_8_bits, write_image
 from data.inputs import result_path
 from inference.journal import Result
@@ -263,12 +264,6 @@ class Ground:
         return total
 
 
-def _shoelace(ring: np.ndarray) -> float:
-    """The area within a closed ring (N, 2), positive where it runs counter-clockwise."""
-    x, y = (ring - ring[0]).T  # near zero, or the digits of a product of eastings would be lost
-    return float(x[:-1] @ y[1:] - x[1:] @ y[:-1]) / 2
-
-
 # --- Results --------------------------------------------------------------------------------------
 
 
@@ -496,13 +491,13 @@ def _features(
     for outline, label in polygons:
         mine = slice(first, first + len(outline))
         first = mine.stop
-        inside, *holes = (abs(_shoelace(ring)) for ring in rings[mine])
+        inside, *holes = (abs(signed_area(ring)) for ring in rings[mine])
         pixels = round((inside - sum(holes)) / pixel)
-        inside, *holes = (abs(_shoelace(ring)) for ring in flat[mine])
+        inside, *holes = (abs(signed_area(ring)) for ring in flat[mine])
         area = pixels * ground.planar if ground.planar else inside - sum(holes)
         # The outer ring runs counter-clockwise, holes clockwise (RFC 7946, section 3.1.6).
         turned = [
-            ring if (_shoelace(ring) > 0) == (number == 0) else ring[::-1]
+            ring if (signed_area(ring) > 0) == (number == 0) else ring[::-1]
             for number, ring in enumerate(on_earth[mine])
         ]
         properties = {"class": classes.names[label], "class_index": label, "pixels": pixels}

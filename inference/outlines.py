@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from data.formats.regions import signed_area
+
 # Directions are counted against the clock from the east, 0 to 7; a pixel's edges likewise, 0 to 3.
 # By a step's (dx, dy) + 1, y pointing down:
 _DIRECTION = np.array([(3, 4, 5), (2, -1, 6), (1, 0, 7)])
@@ -58,7 +60,7 @@ class Region:
     @property
     def area(self) -> float:
         """Square pixels of the outline without its holes."""
-        return abs(sum(map(_shoelace, (self.outer, *self.holes))))
+        return abs(sum(map(signed_area, (self.outer, *self.holes))))
 
     @property
     def box(self) -> list[float]:
@@ -161,10 +163,4 @@ def _simplified(ring: np.ndarray, tolerance: float) -> np.ndarray:
     if not tolerance:
         return ring
     fewer = cv2.approxPolyDP(ring.astype(np.float32)[:, None], tolerance, True)[:, 0]
-    return fewer.astype(np.float64) if len(fewer) > 2 and _shoelace(fewer) else ring * 1.0
-
-
-def _shoelace(ring: np.ndarray) -> float:
-    """Signed area of a closed line."""
-    x, y = (ring - ring[0]).astype(np.float64).T
-    return float(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2
+    return fewer.astype(np.float64) if len(fewer) > 2 and signed_area(fewer) else ring * 1.0

@@ -154,12 +154,12 @@ def state_dict_of(content: dict, path: Path) -> dict[str, torch.Tensor]:
     keys = ("model_state_dict", "state_dict", "model")
     state = next((content[key] for key in keys if isinstance(content.get(key), dict)), content)
     state = {n.removeprefix("module."): v for n, v in state.items() if isinstance(n, str)}
-    if not state or not all(_is_plain(value) for value in state.values()):
+    if not state or not all(is_plain(value) for value in state.values()):
         raise UserError(f"{path} holds no state dict (a name and a tensor each); is it a model?")
     return {n: v for n, v in state.items() if not n.endswith(CACHES) and SECOND_NAME not in n}
 
 
-def _is_plain(value: object) -> bool:
+def is_plain(value: object) -> bool:
     """Whether a value is a tensor that holds all its numbers: not sparse, quantised or complex."""
     return (
         isinstance(value, torch.Tensor)

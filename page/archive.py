@@ -3,6 +3,7 @@
 import shutil
 import stat
 import zipfile
+import zlib
 from pathlib import Path, PurePosixPath
 
 from common.errors import UserError
@@ -29,7 +30,7 @@ def unpack_archive(archive: Path, target: Path) -> Path:
                 _check(entry)
             for entry in entries:
                 _extract(content, entry, target / PurePosixPath(entry.filename))
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
         shutil.rmtree(target, ignore_errors=True)
         what = f"The archive cannot be unpacked ({error}); make it a plain zip."
         raise UserError(what) from error

@@ -70,8 +70,7 @@ def make_parser(doc: str = "") -> cli.Parser:
 
 
 def add_data_flags(group) -> None:
-    what = "folder with train_images, train_masks, valid_images, valid_masks"
-    cli.add_shared(group, "--data", default=DEFAULT_DATA, help=what)
+    cli.add_shared(group, "--data", default=DEFAULT_DATA)
     what = "size of the network's input; a recipe's follows the photographs' proportions"
     cli.add_shared(group, "--imgsz", default=(512, 512), help=what)
     group.add_argument(

@@ -18,14 +18,11 @@ DRAWS = 2000  # of the bootstrap: its 2.5 % quantile is then off by less than it
 COVERAGE = 0.95
 
 
-def severity_agreement(
-    records: list[dict], classes: ClassTable, groups: list[str] | None = None
-) -> list[dict]:
+def severity_agreement(records: list[dict], classes: ClassTable) -> list[dict]:
     """Each symptom's agreement over the pictures of a split.
 
     Args:
         records: of `inference.evaluation.evaluate_pairs`.
-        groups: the plant or scene of each picture, None where every picture is its own.
 
     Returns:
         a dictionary a symptom class: its name (`class`), one value a picture (`files`, `true` and
@@ -37,14 +34,12 @@ def severity_agreement(
     files = [record["file"] for record in records]
     return [
         {"class": classes.names[index], "files": files, "true": x.tolist(), "predicted": y.tolist()}
-        | agreement(x, y, groups)
+        | agreement(x, y)
         for index, x, y in zip(table.symptoms, true.T, predicted.T, strict=True)
     ]
 
 
-def agreement(
-    true: np.ndarray, predicted: np.ndarray, groups: list[str] | None = None
-) -> dict[str, float]:
+def agreement(true: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
     """Figures of agreement of two series (N,).
 
     Returns:
@@ -54,7 +49,7 @@ def agreement(
         (Bland and Altman 1986, Lancet 327: 307). NaN where a figure does not exist.
     """
     concordance, precision, accuracy = lin_concordance(true, predicted)
-    low, high = concordance_interval(true, predicted, groups)
+    low, high = concordance_interval(true, predicted)
     difference = predicted - true
     bias = float(difference.mean())
     spread = 1.96 * float(difference.std(ddof=1)) if len(difference) > 1 else float("nan")
@@ -86,26 +81,20 @@ def lin_concordance(true: np.ndarray, predicted: np.ndarray) -> tuple[float, flo
     return concordance, precision, _ratio(concordance, precision)
 
 
-def concordance_interval(
-    true: np.ndarray, predicted: np.ndarray, groups: list[str] | None = None
-) -> tuple[float, float]:
-    """The percentile bootstrap's interval of the concordance at 95 %.
+def concordance_interval(true: np.ndarray, predicted: np.ndarray) -> tuple[float, float]:
+    """The percentile bootstrap's interval of the concordance at 95 %, over single pictures.
 
-    Whole groups are drawn: pictures of one plant resemble each other and bring less news than
-    as many plants (Davison and Hinkley 1997, section 3.8). NaN with fewer than three groups.
+    Pictures of one plant resemble each other, and it is then too narrow. NaN with fewer than three.
     """
-    _, of_group = np.unique(groups or np.arange(len(true)), return_inverse=True)
-    count = int(of_group.max()) + 1
+    count = len(true)
     if count < 3:
         return float("nan"), float("nan")
     # The concordance does not change with a common shift, the sums' rounding errors do.
     x, y = np.asarray(true) - np.mean(true), np.asarray(predicted) - np.mean(true)
     terms = np.stack([np.ones_like(x), x, y, x * x, y * y, x * y], axis=1)
-    sums = np.zeros((count, terms.shape[1]))
-    np.add.at(sums, of_group, terms)
     random = np.random.default_rng(0)
     drawn = [
-        np.bincount(random.integers(count, size=count), minlength=count) @ sums
+        np.bincount(random.integers(count, size=count), minlength=count) @ terms
         for _ in range(DRAWS)
     ]
     n, *moments = np.array(drawn).T

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from common.errors import UserError
 from data.images import read_image
 from inference.predictor import Predictor, model_files
-from models.checkpoint import add_to_checkpoint, read_checkpoint
+from models.checkpoint import add_to_checkpoint, is_plain, read_checkpoint
 
 NEIGHBOURS = 5
 MOST_PICTURES = 2000  # that are remembered; more would crowd the checkpoint
@@ -44,7 +44,15 @@ class Familiarity:
         """Which share of the training pictures has nearer neighbours than (N, C), (N,) in [0, 1].
 
         From 0.95 on a picture is more unlike the training pictures than 95 % of themselves.
+
+        Raises:
+            UserError: they are of another backbone.
         """
+        if features.shape[1] != self.known.shape[1]:
+            raise UserError(
+                f"The model holds {self.known.shape[1]} features of each training picture, and its "
+                f"backbone gives {features.shape[1]}; train anew."
+            )
         distances = neighbour_distance(features, self.known)
         return np.searchsorted(self.own, distances) / len(self.own)
 
@@ -81,7 +89,7 @@ def read_familiarity(models: Sequence[Path]) -> list[Familiarity] | None:
             kept = read_checkpoint(path).get("familiarity")
         if kept is None:
             return None
-        if not isinstance(kept, torch.Tensor) or kept.ndim != 2 or not kept.isfinite().all():
+        if not is_plain(kept) or kept.ndim != 2 or not kept.isfinite().all():
             raise UserError(f"{path} holds damaged features of its training pictures; train anew.")
         if not 1 <= len(kept) <= MOST_PICTURES:
             return None

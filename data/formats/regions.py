@@ -43,7 +43,7 @@ class Outline:
     @property
     def area(self) -> float:
         """Pixels enclosed, parts that overlap counted twice: enough to tell large from small."""
-        return float(sum(abs(_shoelace(ring)) for ring in self.rings))
+        return float(sum(abs(signed_area(ring)) for ring in self.rings))
 
     def digest(self) -> bytes:
         """Bytes that differ where two regions differ."""
@@ -72,9 +72,12 @@ class Outline:
         return top, left, patch
 
 
-def _shoelace(ring: np.ndarray) -> float:
-    """Signed area of a closed line."""
-    x, y = (ring - ring[0]).T
+def signed_area(ring: np.ndarray) -> float:
+    """Signed area of a closed line (N, 2), whether or not its first point is repeated at its end.
+
+    Positive where it runs counter-clockwise with y pointing up.
+    """
+    x, y = (ring - ring[0]).astype(np.float64).T  # near zero, or products would lose their digits
     return float(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2
 
 

@@ -15,6 +15,7 @@ from torch import nn
 import inference_image
 from common.errors import UserError
 from config import ClassTable, ModelConfig
+from data.formats.regions import signed_area
 from inference import geo
 from inference.geo import is_map, segment_map
 from inference.predictor import Ensemble, Predictor
@@ -111,8 +112,8 @@ def test_polygons_lie_on_earth_and_give_the_mask_back(tmp_path, down):
     for feature in features:
         outer, *holes = (np.array(ring) for ring in feature["geometry"]["coordinates"])
         assert (outer[0] == outer[-1]).all()
-        assert geo._shoelace(outer) > 0  # counter-clockwise
-        assert all(geo._shoelace(hole) < 0 for hole in holes)
+        assert signed_area(outer) > 0  # counter-clockwise
+        assert all(signed_area(hole) < 0 for hole in holes)
         assert ((outer > (-82, 29.6)) & (outer < (-81.9, 29.8))).all()  # Florida, longitude first
         back = rasterio.warp.transform_geom("EPSG:4326", UTM["crs"], feature["geometry"])
         shapes.append((back, 1))

@@ -289,6 +289,19 @@ def test_an_archive_that_grows_beyond_measure_is_refused(tmp_path, monkeypatch):
         unpack_archive(archive, tmp_path / "data")
 
 
+def test_a_damaged_archive_is_refused_in_a_sentence_and_leaves_nothing(tmp_path):
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.png", bytes(range(256)) * 8)
+    content = bytearray(path.read_bytes())
+    start = 30 + len("a.png")  # behind the head of the entry
+    content[start : start + 20] = b"\xff" * 20  # no block of deflate begins so
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="plain zip"):
+        unpack_archive(path, tmp_path / "data")
+    assert not (tmp_path / "data").exists()
+
+
 def test_an_archive_with_one_folder_is_that_folder(tmp_path):
     names = ["set/train_images/a.png", "set/train_masks/a.png", "__MACOSX/set/._a"]
     archive = make_zip(tmp_path / "a.zip", [(name, b"1") for name in names])

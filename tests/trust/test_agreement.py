@@ -62,16 +62,6 @@ def test_the_interval_is_that_of_scipys_bootstrap():
     assert concordance_interval(true, predicted) == pytest.approx(theirs, abs=0.02)
 
 
-def test_pictures_of_one_plant_bring_less_news_than_as_many_plants():
-    rng = np.random.default_rng(2)
-    true = np.repeat(rng.random(10), 8)
-    predicted = true + np.repeat(0.2 * rng.normal(size=10), 8)
-    alone = concordance_interval(true, predicted)
-    plants = concordance_interval(true, predicted, [f"plant {i // 8}" for i in range(80)])
-    assert plants[1] - plants[0] > 1.5 * (alone[1] - alone[0])
-    assert np.isnan(concordance_interval(true, predicted, ["one"] * 80)[0])
-
-
 def test_each_symptom_has_its_own_agreement_and_file_column(tmp_path):
     names = ("ground", "leaf", "rust", "mildew")
     grey = ((0, 0, 0),) * 4

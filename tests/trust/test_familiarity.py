@@ -66,7 +66,12 @@ def test_a_checkpoint_keeps_its_training_pictures_and_flags_others(tmp_path):
 
 def test_damaged_features_are_refused(tmp_path):
     path = save_tiny(tmp_path / "m.pth")
-    for damaged in ("text", torch.zeros(3), torch.full((2, 2), torch.nan)):
+    kinds = "text", torch.zeros(3), torch.full((2, 2), torch.nan), torch.eye(4).to_sparse()
+    for damaged in kinds:
         add_to_checkpoint(path, familiarity=damaged)
         with pytest.raises(UserError, match="damaged"):
             read_familiarity([path])
+    add_to_checkpoint(path, familiarity=torch.eye(4))
+    (of_another,) = read_familiarity([path])
+    with pytest.raises(UserError, match="4 features"):
+        of_another.unlike(np.zeros((1, 5), np.float32))
