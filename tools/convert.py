@@ -36,9 +36,7 @@ def main() -> int:
     print(source.reader.describe())
     with lock_folder(args.out_dir):
         refuse_if_used(args.out_dir, args.overwrite)
-        for split, pairs in source.pairs.items():
-            write_split(args.out_dir, split, pairs, source.reader)
-        write_text(args.out_dir / "labelmap.txt", class_table_text(source.reader))
+        write_data(args.out_dir, source.pairs, source.reader)
     counts = ", ".join(f"{len(pairs)} {split}" for split, pairs in source.pairs.items())
     print(f"{args.out_dir}/ has {counts} pairs.")
     return 0
@@ -56,6 +54,13 @@ def refuse_if_used(out_dir: Path, overwrite: bool) -> None:
             f"{printable(out_dir)} already holds {printable(held.name)}; choose another --out-dir, "
             "or pass --overwrite."
         )
+
+
+def write_data(out_dir: Path, splits: dict[str, list[Pair]], reader: MaskReader) -> None:
+    """Write a data set, its labelmap.txt last of all."""
+    for split, pairs in splits.items():
+        write_split(out_dir, split, pairs, reader)
+    write_text(out_dir / "labelmap.txt", class_table_text(reader))
 
 
 def write_split(out_dir: Path, split: str, pairs: list[Pair], reader: MaskReader) -> None:
