@@ -34,10 +34,9 @@ from common.text import printable
 from data.inputs import find_inputs
 from inference.journal import Journal
 from inference.pictures import Judge, segment_pictures
-from inference.predictor import Predictor, model_files
+from inference.predictor import Predictor
 from inference.results import KINDS, ResultFolder
-from models.digests import sha256
-from trust.calibration import CALIBRATION_FILE
+from trust.calibration import digests_of
 from trust.doubt import make_judge
 
 # Flags of one call; by all others `--resume` knows that it goes on with the same work.
@@ -163,10 +162,7 @@ def run(
 def result_settings(args: argparse.Namespace) -> dict:
     """What the results depend on beside the pictures, as plain values by the names of flags."""
     flags = {name: value for name, value in vars(args).items() if name not in CALL_FLAGS}
-    models = [sha256(path) for path in model_files(args.model)]
-    carried = [path / CALIBRATION_FILE for path in args.model]
-    models += [sha256(path) for path in carried if path.is_file()]
-    flags |= {"save": sorted(set(args.save)), "model": models}
+    flags |= {"save": sorted(set(args.save)), "model": digests_of(args.model)}
     named = {f"--{name.replace('_', '-')}": value for name, value in flags.items()}
     return json.loads(json.dumps(named))  # tuples become lists, as they come back
 

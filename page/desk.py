@@ -30,13 +30,11 @@ from page.training import ROOT, Trainings, Wish, find_models
 from page.workspace import Collection, Photograph, Workspace, classes_of, clean_name, free_name
 
 MASK_ENDING = "_mask.png"  # as inference.results names it; that room would bring matplotlib
+SAMPLE = ("--train=48", "--valid=12")  # pictures that are drawn
 
 
 class ConflictError(UserError):
     """Another window has saved meanwhile."""
-
-
-SAMPLE = ("--train=48", "--valid=12")  # pictures that are drawn
 
 
 class Desk:

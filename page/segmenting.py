@@ -11,12 +11,11 @@ from common.files import lock_folder, write_text
 from inference.clips import segmented_clip
 from inference.journal import Journal
 from inference.pictures import segment_pictures
-from inference.predictor import Predictor, model_files
+from inference.predictor import Predictor
 from inference.results import ResultFolder
-from models.digests import sha256
 from page.jobs import Job
 from page.workspace import Collection
-from trust.calibration import CALIBRATION_FILE
+from trust.calibration import digests_of
 from trust.doubt import make_judge
 from video.reader import VideoReader
 
@@ -58,12 +57,7 @@ class Segmenter:
         folder = ResultFolder(collection.results, WRITTEN, predictor.classes)
         # A model that carries a calibration tells how far each result can be trusted.
         judge = make_judge([model], predictor, COVERAGE, say=lambda text: _remark(job, text))
-        models = [
-            sha256(path)
-            for path in (*model_files(model), model / CALIBRATION_FILE)
-            if path.is_file()
-        ]
-        settings = {"model": models, "save": sorted(WRITTEN)}
+        settings = {"model": digests_of([model]), "save": sorted(WRITTEN)}
         with lock_folder(collection.results):
             journal = Journal(folder.path, folder.columns)
             done = _begin(journal, settings, named, folder)

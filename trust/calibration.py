@@ -22,6 +22,7 @@ from inference.prediction import SoftCounts
 from inference.predictor import Predictor, model_files
 from metrics import SeverityTable
 from models.checkpoint import add_to_checkpoint, read_checkpoint
+from models.digests import sha256
 
 CALIBRATION_FILE = "calibration.json"
 BINS = 15
@@ -196,6 +197,12 @@ def _carrier(models: Sequence[Path]) -> Path | None:
         return models[0] / CALIBRATION_FILE
     files = model_files(models)
     return files[0] if len(files) == 1 and files[0].suffix.lower() != ".onnx" else None
+
+
+def digests_of(models: Sequence[Path]) -> list[str]:
+    """The SHA-256 of all that results depend on: of each model's file, and of a calibration."""
+    paths = [*model_files(models), *(path / CALIBRATION_FILE for path in models)]
+    return [sha256(path) for path in paths if path.is_file()]
 
 
 # --- Severity's interval ---

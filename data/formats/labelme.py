@@ -144,10 +144,9 @@ def _region(kind: str, item: dict) -> Region | None:
     if kind == "rectangle":
         return box(*points.ravel())
     if kind == "circle":
-        (x, y), edge = points, points[1]
-        x, y = points[0]
-        radius = float(((edge - points[0]) ** 2).sum() ** 0.5)
-        return ellipse(x, y, radius, radius)
+        centre, edge = points
+        radius = float(((edge - centre) ** 2).sum() ** 0.5)
+        return ellipse(*centre, radius, radius)
     if kind == "mask":
         return _bitmap(points, item.get("mask"))
     raise UserError(f"its kind {printable(kind)} is not known")
