@@ -41,6 +41,7 @@ def draw(tmp_path, monkeypatch):
     return call
 
 
+@pytest.mark.soak  # eight trainings
 def test_a_curve_is_trained_once_told_and_drawn(draw, tmp_path, capsys):
     out_dir = tmp_path / "curve"
     assert draw() == ["2_0", "2_1", "4_0", "4_1", "8_0", "8_1", "16_0"]
