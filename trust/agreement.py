@@ -121,12 +121,14 @@ def figures(symptom: dict) -> dict:
 def describe(symptom: dict) -> str:
     """An entry of `severity_agreement` as it is printed."""
     text = f"Severity of {symptom['class']}: "
+    if not isfinite(symptom["limits_low"]):
+        return f"{text}bias {symptom['bias']:+.2%}; one picture is too few for an agreement."
     if not isfinite(symptom["concordance"]):
         return text + "no concordance, the pictures are all alike."
     interval = f"{symptom['concordance_low']:.3f} to {symptom['concordance_high']:.3f}"
     return (
-        f"{text}concordance with the truth {symptom['concordance']:.3f} (95 %: {interval}), mean "
-        f"error {symptom['bias']:+.2%}, 95 % of the errors within {symptom['limits_low']:+.2%} and "
+        f"{text}concordance with the truth {symptom['concordance']:.3f} (95 %: {interval}), bias "
+        f"{symptom['bias']:+.2%}, 95 % of the errors within {symptom['limits_low']:+.2%} and "
         f"{symptom['limits_high']:+.2%}"
     )
 

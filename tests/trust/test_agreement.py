@@ -9,7 +9,13 @@ from torchmetrics.regression import ConcordanceCorrCoef
 from config import ClassTable
 from metrics import ConfusionMatrix
 from trust import agreement as of
-from trust.agreement import agreement, concordance_interval, lin_concordance, severity_agreement
+from trust.agreement import (
+    agreement,
+    concordance_interval,
+    describe,
+    lin_concordance,
+    severity_agreement,
+)
 
 # Peak expiratory flow of 17 people by two meters (Bland and Altman 1986, Lancet 327: 307, table),
 # for which Stata's `concord` (Steichen and Cox 2002, Stata Journal 2: 183) prints the figures.
@@ -78,3 +84,14 @@ def test_each_symptom_has_its_own_agreement_and_file_column(tmp_path):
     lines = (tmp_path / "severity.csv").read_text().splitlines()
     assert lines[0] == "file,true_rust,predicted_rust,true_mildew,predicted_mildew"
     assert lines[4] == "3.jpg,0.466667,0.200000,0.133333,0.400000"
+
+
+def test_what_a_single_picture_cannot_tell_is_said_in_words():
+    alone = agreement(np.array([0.2]), np.array([0.3])) | {"class": "spot"}
+    assert (
+        describe(alone)
+        == "Severity of spot: bias +10.00%; one picture is too few for an agreement."
+    )
+    some = agreement(np.array([0.1, 0.2, 0.4]), np.array([0.1, 0.3, 0.5])) | {"class": "spot"}
+    assert "bias +6.67%, 95 % of the errors within" in describe(some)
+    assert "nan" not in describe(alone) + describe(some)
