@@ -348,13 +348,24 @@ def _start_worker(_: int) -> None:
     """A worker is one of several: it keeps to one thread, and leaves signals to the main process.
 
     Schedulers send SIGTERM to all processes at once: a worker that it killed would look like a
-    fault to the main process, which is about to end the run in good order. When that is killed
-    without a word, as a run that starts again by itself may be, its workers go with it.
+    fault to the main process, which is about to end the run in good order, and might have held
+    the lock that this needs for it. So the first one is not obeyed; torch sends another one to a
+    worker that does not end when it is told to. When the main process is killed without a word,
+    as that of a run that starts again by itself may be, its workers go with it.
     """
     cv2.setNumThreads(0)
     threading.Thread(target=_end_with_the_main_process, daemon=True).start()
+    heard = []
+
+    def leave(*_) -> None:
+        if heard:
+            os._exit(0)
+        heard.append(True)
+        # From here on connections break because the main process went first, which is no news.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    signal.signal(signal.SIGTERM, leave)
 
 
 def _end_with_the_main_process() -> None:

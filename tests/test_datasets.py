@@ -1,5 +1,7 @@
 """Samples repeat themselves, and the script says what is wrong with a data set."""
 
+import os
+import signal
 import subprocess
 import sys
 from itertools import chain
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from data_sets import blobs, make_data, reader_of
+from tiny_world import apart
 
 import datasets
 from common import cli
@@ -284,3 +287,16 @@ def test_real_photographs_are_read(folder):
     assert list(source.reader.classes.names) == names
     labels = [source.reader.read(pair) for pair in check_pairs(source)["valid"][:3]]
     assert set(np.unique(np.concatenate([mask.ravel() for mask in labels]))) == {*range(len(names))}
+
+
+@pytest.mark.parametrize(("signals", "result"), [(1, "goes on"), (2, None)])
+def test_a_worker_leaves_at_the_second_signal_only(tmp_path, signals, result):
+    """At the first it may hold a lock, without which the main process would never end."""
+
+    def work(_):
+        datasets._start_worker(0)
+        for _ in range(signals):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return "goes on"
+
+    assert apart(1, tmp_path / "worker", work) == [result]
