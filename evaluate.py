@@ -43,7 +43,7 @@ from models.checkpoint import versions
 from reporting.report import write_report
 from reporting.samples import Sample
 from reporting.suspects import write_suspects_page
-from trust.agreement import describe, figures, severity_agreement, write_severities
+from trust.agreement import describe_all, figures, severity_agreement, unmeasured, write_severities
 from trust.calibration import (
     Calibration,
     carry,
@@ -267,7 +267,7 @@ def write_results(
     reliability = reliability_figures(records, classes, known and known.temperature)
     metrics = split_metrics(records, confusion, classes)
     severity = severity_agreement(records, classes)
-    print(format_table(metrics), *map(describe, severity), sep="\n")
+    print(format_table(metrics), describe_all(severity, classes), sep="\n")
     if "fold" in records[0]:
         of_folds, sentence = fold_figures(records)
         metrics |= of_folds
@@ -284,6 +284,7 @@ def write_results(
         title=f"Evaluation of {facts['model']}",
         metrics=metrics,
         severity=severity,
+        severity_note=unmeasured(severity, classes),
         reliability=reliability,
         doubtful=least_sure(records),
         classes=classes,

@@ -113,13 +113,12 @@ LEAF_NAMES = {
 class SeverityTable:
     """Which classes are symptoms, and what area their severity is a share of.
 
-    Where a class is called the leaf (see `LEAF_NAMES`), the plant is that class and all symptoms,
-    and severity does not depend on how close the camera was; without one, it is a share of the
-    picture.
+    Where classes are called the leaf (see `LEAF_NAMES`), the plant is these and all symptoms, and
+    severity does not depend on how close the camera was; without one, it is a share of the picture.
 
     Args:
-        symptoms: indices of the classes that have a severity, at least one; the last is *the*
-            severity where a single number is told.
+        symptoms: indices of the classes that have a severity; the last is *the* severity where a
+            single number is told. None where there is but ground and leaf.
         whole: indices of the classes whose areas together are the whole.
     """
 
@@ -130,11 +129,9 @@ class SeverityTable:
     def of(cls, names: tuple[str, ...]) -> "SeverityTable":
         """The table of classes of these names; the first is the ground unless it is the leaf."""
         words = [re.sub(r"[\W_]+", " ", name).strip().casefold() for name in names]
-        leaf = next((i for i, word in enumerate(words) if word in LEAF_NAMES), None)
-        symptoms = tuple(i for i in range(1, len(names)) if i != leaf)
-        if leaf is None or not symptoms:
-            return cls(symptoms or (len(names) - 1,), tuple(range(len(names))))
-        return cls(symptoms, (leaf, *symptoms))
+        leaf = tuple(i for i, word in enumerate(words) if word in LEAF_NAMES)
+        symptoms = tuple(i for i in range(1, len(names)) if i not in leaf)
+        return cls(symptoms, (*leaf, *symptoms) if leaf else tuple(range(len(names))))
 
     def shares(self, pixels: np.ndarray) -> np.ndarray:
         """Each symptom's severity, (..., S) in [0, 1], of the classes' pixels (..., K).
@@ -144,8 +141,19 @@ class SeverityTable:
         whole = pixels[..., list(self.whole)].sum(-1, keepdims=True)
         return pixels[..., list(self.symptoms)] / np.maximum(whole, 1)
 
+    def severity(self, pixels: np.ndarray) -> np.ndarray:
+        """The last symptom's severity, (...) in [0, 1], NaN where no class is a symptom.
+
+        Args:
+            pixels: as `shares` takes them.
+        """
+        shares = self.shares(pixels)
+        return shares[..., -1] if self.symptoms else np.full(shares.shape[:-1], np.nan)
+
     def describe(self, names: tuple[str, ...]) -> str:
         """What severity is, in a sentence."""
+        if not self.symptoms:
+            return f"There is no severity: none of the classes {', '.join(names)} is a symptom."
         whole = " and ".join(names[i] for i in self.whole)
         whole = "the picture" if len(self.whole) == len(names) else whole
         return f"Severity is the share of {names[self.symptoms[-1]]} in {whole}."

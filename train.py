@@ -67,7 +67,7 @@ from training.optimisation import freeze_backbone, lr_factor, make_optimizer
 from training.precision import Precision
 from training.run_folder import RunFolder, fold_folder
 from training.state import TrainingState, best_epoch, check_same_run
-from trust.agreement import describe, severity_agreement
+from trust.agreement import describe_all, severity_agreement, unmeasured
 from trust.calibration import reliability_figures
 from trust.familiarity import remember_pictures
 from trust.folds import next_step, settle_folds
@@ -427,7 +427,7 @@ def measure_best(
     metrics = split_metrics(records, confusion, predictor.classes)
     remember_pictures(best, predictor, [pair.image for pair in data.pairs["train"]])
     severity = severity_agreement(records, predictor.classes)
-    print(format_table(metrics), *map(describe, severity), sep="\n")
+    print(format_table(metrics), describe_all(severity, predictor.classes), sep="\n")
     seconds = sum(row["seconds"] for row in state.history)
     pictures = len(state.history) * sum(len(part) for part in data.pairs.values())
     facts = {
@@ -444,6 +444,7 @@ def measure_best(
         classes=predictor.classes,
         metrics=metrics,
         severity=severity,
+        severity_note=unmeasured(severity, predictor.classes),
         reliability=reliability_figures(records, predictor.classes),
         doubtful=least_sure(records),
         history=state.history,

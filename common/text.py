@@ -1,6 +1,7 @@
 """Text from strangers: read in whatever encoding it has, shown so that no terminal obeys it."""
 
 import unicodedata
+from collections.abc import Iterable
 from pathlib import Path
 
 from common.errors import UserError
@@ -12,6 +13,19 @@ def printable(name: object) -> str:
         char if unicodedata.category(char)[0] != "C" else char.encode("unicode_escape").decode()
         for char in str(name)
     )
+
+
+def listed(names: Iterable[object], most: int = 10) -> str:
+    """Names as a sentence lists them, `a, b and c`; of more than `most` the first and a number."""
+    names = [printable(name) for name in names]
+    if len(names) > most:
+        names[most - 1 :] = [f"{len(names) - most + 1} more"]
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+
+
+def counted(count: int, one: str, many: str = "") -> str:
+    """A number with its noun, `1 picture` or `2 pictures`; `many` where that is not `one` and s."""
+    return f"{count} {one if count == 1 else many or f'{one}s'}"
 
 
 def read_text(path: Path) -> str:

@@ -151,8 +151,6 @@ def split_metrics(records: list[dict], confusion: np.ndarray, classes: ClassTabl
     areas = [record["areas"] for record in records]
     firsts = range(0, len(areas), ARTICLE_BATCH)
     batches = [article_batch_miou(sum(areas[i : i + ARTICLE_BATCH])) for i in firsts]
-    severity = [(record["file"], *last_severity(record["areas"], classes)) for record in records]
-    errors = [abs(predicted - true) for _, true, predicted in severity]
     return {
         "images": len(records),
         "classes": list(classes.names),
@@ -168,6 +166,21 @@ def split_metrics(records: list[dict], confusion: np.ndarray, classes: ClassTabl
         "recall": matrix.recall(),
         "boundary_iou": boundary_iou,
         "confusion": matrix.counts.tolist(),
+        **severity_metrics(records, classes),
+    }
+
+
+def severity_metrics(records: list[dict], classes: ClassTable) -> dict:
+    """How far off the last symptom's severity is: on average, at worst, and where it is missed.
+
+    A NaN and nothing else where no class is a symptom, or neither truth nor prediction shows the
+    last one anywhere: 0 would sound as if it had been measured.
+    """
+    severity = [(record["file"], *last_severity(record["areas"], classes)) for record in records]
+    errors = [abs(predicted - true) for _, true, predicted in severity]
+    if not any(true > 0 or predicted > 0 for _, true, predicted in severity):
+        return {"severity_error": math.nan, "severity_worst": None, "severity_missed": []}
+    return {
         "severity_error": mean(errors),
         "severity_worst": severity[errors.index(max(errors))],
         "severity_missed": [row for row in severity if is_missed(*row[1:])],
@@ -176,8 +189,7 @@ def split_metrics(records: list[dict], confusion: np.ndarray, classes: ClassTabl
 
 def last_severity(areas: np.ndarray, classes: ClassTable) -> tuple[float, float]:
     """True and predicted severity of one picture, of the last symptom, from its areas (3, K)."""
-    table = SeverityTable.of(classes.names)
-    true, predicted = table.shares(areas[1:])[:, -1].tolist()
+    true, predicted = SeverityTable.of(classes.names).severity(areas[1:]).tolist()
     return true, predicted
 
 

@@ -10,7 +10,7 @@ import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,7 @@ from data.images import encode_jpeg, shrink, spread_12_bits, to_8_bits, write_im
 from data.inputs import result_path
 from inference.journal import Result
 from inference.predictor import Predictor
-from inference.results import ENDINGS, MAP_MASK, ResultFolder
+from inference.results import ENDINGS, MAP_MASK, ResultFolder, trust_cells
 from metrics import SeverityTable
 from reporting.gallery import Doubt, GalleryRow
 from utils import overlay
@@ -325,8 +325,8 @@ def segment_map(predictor: Predictor, folder: ResultFolder, name: str, path: Pat
         write_image(folder.file(name, "overlay"), tinted)
         href = str(result_path(Path(), name, ENDINGS["overlay"]))
     severity, shares, figures = map_statistics(counts.pixels, regions, classes, folder.mm_per_pixel)
-    unknown = [""] * len(fields(Doubt))  # nobody says of a map how far to trust it
-    row = [str(path), field.size[1], field.size[0], severity, *unknown, *figures]
+    cells = trust_cells(severity, Doubt())  # nobody says of a map how far to trust it
+    row = [str(path), field.size[1], field.size[0], *cells, *figures]
     thumbnail = encode_jpeg(shrink(tinted, 320), quality=70)
     return Result(name, row, GalleryRow(printable(name), severity, shares, thumbnail, href))
 
@@ -538,5 +538,5 @@ def map_statistics(
         row += [count, round(count / total, 6), round(of_foreground, 6)]
         row += [len(sizes), max(sizes)] if sizes else [None, None]
         row += [float(f"{count * mm_per_pixel**2:.6g}")] if mm_per_pixel else []
-    severity = round(float(SeverityTable.of(classes.names).shares(pixels)[-1]), 6)
+    severity = round(float(SeverityTable.of(classes.names).severity(pixels)), 6)
     return severity, (pixels / total).tolist(), row

@@ -120,8 +120,7 @@ class ResultFolder:
             with replacing(self.file(name, "prob")) as temporary:
                 np.savez_compressed(temporary, **arrays)
         severity, shares, figures = mask_statistics(mask, self.classes, self.mm_per_pixel)
-        trust = ("" if value is None else round(value, 6) for value in astuple(doubt))
-        row = [str(path), image.shape[1], image.shape[0], severity, *trust, *figures]
+        row = [str(path), image.shape[1], image.shape[0], *trust_cells(severity, doubt), *figures]
         thumbnail = encode_jpeg(shrink(tinted, 320), quality=70)
         card = GalleryRow(printable(name), severity, shares, thumbnail, href, doubt)
         return Result(name, row, card, self._write_polygons(name, path, mask))
@@ -203,6 +202,12 @@ def _shown(items: Collection, what: str) -> Iterable:
     return tqdm(items, what, unit="picture", delay=2)
 
 
+def trust_cells(severity: float, doubt: Doubt) -> list[float | str]:
+    """The cells of results.csv for a severity and how far to trust it, empty where not known."""
+    values = (severity, *astuple(doubt))
+    return ["" if value is None or value != value else round(value, 6) for value in values]
+
+
 def statistic_names(classes: ClassTable, mm_per_pixel: float | None) -> list[str]:
     """What the figures of `mask_statistics` are called."""
     figures = ["pixels", "share", "share_of_foreground", "regions", "largest_region"]
@@ -216,8 +221,8 @@ def mask_statistics(
     """Count a mask (H, W).
 
     Returns:
-        the severity of the last symptom (see `SeverityTable`); each class's share of the picture;
-        the figures, class after class.
+        the last symptom's severity (see `SeverityTable`), NaN without one; each class's share of
+        the picture; the figures, class after class.
     """
     pixels = np.bincount(mask.ravel(), minlength=len(classes))[: len(classes)]
     foreground = int(pixels[1:].sum())
@@ -230,5 +235,5 @@ def mask_statistics(
         of_foreground = count / foreground if index and foreground else 0.0
         row += [count, round(count / mask.size, 6), round(of_foreground, 6), regions, largest]
         row += [float(f"{count * mm_per_pixel**2:.6g}")] if mm_per_pixel else []
-    severity = round(float(SeverityTable.of(classes.names).shares(pixels)[-1]), 6)
+    severity = round(float(SeverityTable.of(classes.names).severity(pixels)), 6)
     return severity, (pixels / mask.size).tolist(), row

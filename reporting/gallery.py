@@ -100,6 +100,7 @@ def write_gallery(
             "classes": list(zip(classes.names, classes.vis_colors, strict=True)),
             "pages": pages,
             "count": len(places),
+            "graded": bool(severities),
             "middle": median(severities) if severities else math.nan,
             "highest": max(severities, default=math.nan),
             "histogram": _histogram(severities),

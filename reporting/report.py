@@ -35,6 +35,7 @@ def write_report(
     classes: ClassTable,
     metrics: dict | None = None,
     severity: Sequence[dict] = (),
+    severity_note: str = "",
     reliability: dict | None = None,
     doubtful: Sequence[tuple[str, float, float]] = (),
     history: list[dict] | None = None,
@@ -52,6 +53,7 @@ def write_report(
             the truth, lets the page say what is mistaken for what.
         severity: of `trust.agreement.severity_agreement`, an entry a symptom; the last one's
             concordance bounds the grade.
+        severity_note: a sentence on symptoms that have no entry.
         reliability: of `trust.calibration.reliability_figures`.
         doubtful: (name, confidence, mean IoU) of the pictures to look at first.
         history: one row an epoch, as train.py keeps them.
@@ -76,6 +78,7 @@ def write_report(
         title=title,
         verdict=_verdict(classes.names, metrics, severity),
         severity=[_severity_part(symptom) for symptom in severity],
+        severity_note=severity_note,
         reliability=_reliability_part(reliability) if reliability else None,
         doubtful=doubtful,
         tiles=_tiles(metrics, history, best, facts),
@@ -111,7 +114,8 @@ def _verdict(names: tuple[str, ...], metrics: dict, agreement: Sequence[dict]) -
     severity, misleads = _severity(metrics)
     grade = min(grade, "Fair", key=_rank) if misleads else grade
     for symptom in agreement[-1:]:
-        severity += _concordance_sentence(symptom)
+        told = _concordance_sentence(symptom)
+        severity = (severity or f" Severity is that of {symptom['class']}.") + told
         grade = min(grade, _allowed(symptom), key=_rank)
     return {"miou": miou, "grade": grade, "meaning": meaning, "failing": failing + severity}
 
@@ -123,7 +127,7 @@ def _rank(grade: str) -> int:
 
 def _severity(metrics: dict) -> tuple[str, bool]:
     """What the worst pictures say of severity, and whether a figure of it could mislead."""
-    if "severity_worst" not in metrics:
+    if not metrics.get("severity_worst"):
         return "", False
     name, true, predicted = metrics["severity_worst"]
     text = (

@@ -31,6 +31,7 @@ from data.source import Source, open_source
 from data.splits import settle_split
 from inference.evaluation import evaluate_pairs
 from inference.predictor import Predictor
+from metrics import SeverityTable
 from tools.convert import write_data
 from training import flags
 from training.run_folder import RunFolder
@@ -163,11 +164,11 @@ def train(words: list[str]) -> None:
 def report(out_dir: Path, counts: list[int], areas: list[list], names: tuple[str, ...]) -> None:
     """Say, draw and write what the curves of both errors foretell."""
     figure, rows = Figure(figsize=(12, 5)), []
-    measures = {
-        "1 - mIoU": miou_errors,
-        f"severity error of {names[-1]}": lambda *of: severity_errors(*of, names),
-    }
-    for axes, (name, measure) in zip(figure.subplots(1, 2), measures.items(), strict=True):
+    measures = {"1 - mIoU": miou_errors}
+    for index in SeverityTable.of(names).symptoms[-1:]:
+        measures[f"severity error of {names[index]}"] = lambda *of: severity_errors(*of, names)
+    (plots,) = figure.subplots(1, len(measures), squeeze=False)
+    for axes, (name, measure) in zip(plots, measures.items(), strict=True):
         outlook = Outlook.of(counts, areas, measure)
         print(f"{name}: {outlook.describe()}")
         rows += [[name, *row] for row in outlook.rows()]

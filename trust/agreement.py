@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from common.files import write_csv
+from common.text import listed
 from config import ClassTable
 from metrics import SeverityTable
 
@@ -25,8 +26,9 @@ def severity_agreement(records: list[dict], classes: ClassTable) -> list[dict]:
         records: of `inference.evaluation.evaluate_pairs`.
 
     Returns:
-        a dictionary a symptom class: its name (`class`), one value a picture (`files`, `true` and
-        `predicted` severity in [0, 1]), and the figures of `agreement`.
+        a dictionary a symptom class that occurs in a mask or a prediction (see `unmeasured`): its
+        name (`class`), one value a picture (`files`, `true` and `predicted` severity in [0, 1]),
+        and the figures of `agreement`.
     """
     table = SeverityTable.of(classes.names)
     areas = np.stack([record["areas"] for record in records])
@@ -36,7 +38,20 @@ def severity_agreement(records: list[dict], classes: ClassTable) -> list[dict]:
         {"class": classes.names[index], "files": files, "true": x.tolist(), "predicted": y.tolist()}
         | agreement(x, y)
         for index, x, y in zip(table.symptoms, true.T, predicted.T, strict=True)
+        if x.any() or y.any()
     ]
+
+
+def unmeasured(table: list[dict], classes: ClassTable) -> str:
+    """Which symptoms `severity_agreement` has left out, and why, in a sentence; "" for none."""
+    names, known = classes.names, SeverityTable.of(classes.names)
+    if not known.symptoms:
+        return known.describe(names)
+    measured = {symptom["class"] for symptom in table}
+    absent = [names[index] for index in known.symptoms if names[index] not in measured]
+    if not absent:
+        return ""
+    return f"No severity of {listed(absent)}: neither in the masks nor predicted in any picture."
 
 
 def agreement(true: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
@@ -118,6 +133,11 @@ def figures(symptom: dict) -> dict:
     return {name: value for name, value in symptom.items() if not isinstance(value, list)}
 
 
+def describe_all(table: list[dict], classes: ClassTable) -> str:
+    """What `severity_agreement` found, as it is printed: a line a symptom, and what is left out."""
+    return "\n".join(filter(None, [*map(describe, table), unmeasured(table, classes)]))
+
+
 def describe(symptom: dict) -> str:
     """An entry of `severity_agreement` as it is printed."""
     text = f"Severity of {symptom['class']}: "
@@ -134,7 +154,13 @@ def describe(symptom: dict) -> str:
 
 
 def write_severities(path: Path, table: list[dict]) -> None:
-    """Write severity.csv: true and predicted severity of each picture, in [0, 1], by symptom."""
+    """Write severity.csv: true and predicted severity of each picture, in [0, 1], by symptom.
+
+    Without a symptom there is none, nor one that an earlier evaluation left.
+    """
+    if not table:
+        path.unlink(missing_ok=True)
+        return
     head, columns = ["file"], []
     for symptom in table:
         head += [f"true_{symptom['class']}", f"predicted_{symptom['class']}"]

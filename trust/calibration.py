@@ -142,7 +142,10 @@ def describe_calibration(calibration: Calibration, path: Path) -> str:
     count, least = calibration.pictures, fewest(0.9)
     text = f"Calibrated on {count} pictures, kept in {path}; temperature "
     text += f"{calibration.temperature:.2f}."
-    if count < least:
+    if not calibration.errors:
+        text = f"The probabilities are calibrated, kept in {path}; temperature "
+        text += f"{calibration.temperature:.2f}. No class is a symptom: there is no severity."
+    elif count < least:
         text += f" An interval at 90 % needs {least} pictures: severities have none yet."
     return text
 

@@ -46,11 +46,11 @@ class Judge:
 
     def _interval(self, prediction: Prediction) -> tuple[float | None, float | None]:
         """Of the last symptom's severity."""
-        if self.calibration is None:
-            return None, None
         names = self.predictor.classes.names
         table = SeverityTable.of(names)
-        severity = float(table.shares(prediction.sums.pixels)[-1])
+        if self.calibration is None or not table.symptoms:
+            return None, None
+        severity = float(table.severity(prediction.sums.pixels))
         own = float(doubt(prediction.sums, table)[-1])
         asked = names[table.symptoms[-1]], severity, own, self.coverage
         return self.calibration.interval(*asked) or (None, None)
@@ -76,7 +76,7 @@ def make_judge(
                 "--tta: severities get no interval. Calibrate with the same flags to have one."
             )
             calibration = None
-        elif calibration.pictures < fewest(coverage):
+        elif calibration.errors and calibration.pictures < fewest(coverage):
             say(
                 f"The model was calibrated on {calibration.pictures} pictures, and --coverage "
                 f"{coverage:g} needs {fewest(coverage)}: severities get no interval."

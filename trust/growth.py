@@ -51,7 +51,7 @@ def miou_errors(areas: np.ndarray, weights: np.ndarray) -> np.ndarray:
 def severity_errors(areas: np.ndarray, weights: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
     """The mean error |predicted - true| of the last symptom's severity, (D,) in [0, 1]."""
     table = SeverityTable.of(names)
-    off = np.abs(table.shares(areas[:, 2]) - table.shares(areas[:, 1]))[:, -1]
+    off = np.abs(table.severity(areas[:, 2]) - table.severity(areas[:, 1]))
     return weights @ off / weights.sum(1)
 
 

@@ -1,5 +1,6 @@
 """Figures of a split: what the pictures' severities say beside the areas."""
 
+import csv
 import json
 import sys
 
@@ -47,16 +48,53 @@ def test_severity_is_the_last_symptoms_share_of_the_plant_or_of_the_picture():
     ("names", "symptoms", "whole"),
     [
         (("background", "disease"), (1,), (0, 1)),
-        (("background", "leaf"), (1,), (0, 1)),
+        (("background", "leaf"), (), (1,)),
+        (("background", "Leaves", "healthy plant"), (), (1, 2)),
         (("leaf", "spot"), (1,), (0, 1)),
         (("soil", "healthy_leaf", "rust", "blight"), (2, 3), (1, 2, 3)),
         (("leaf", "rust", "blight"), (1, 2), (0, 1, 2)),
         (("background", "rust", "leaf"), (1,), (2, 1)),
-        (("only",), (0,), (0,)),
+        (("soil", "leaf", "rust", "healthy"), (2,), (1, 3, 2)),
     ],
 )
 def test_the_severity_table_knows_the_leaf_by_its_name(names, symptoms, whole):
     assert SeverityTable.of(names) == SeverityTable(symptoms, whole)
+
+
+def test_a_symptom_that_is_nowhere_has_no_error_that_was_measured():
+    records = [record("a", [[5, 0, 0], [0, 4, 0], [0, 0, 0]])]
+    for names in (("ground", "rust", "blight"), ("ground", "leaf", "healthy")):
+        metrics = split_metrics(records, np.diag([5, 4, 0]), named(*names))
+        assert np.isnan(metrics["severity_error"])
+        assert metrics["severity_worst"] is None
+        assert metrics["severity_missed"] == []
+
+
+def test_where_no_class_is_a_symptom_nothing_calls_a_share_severity(tmp_path, monkeypatch, capsys):
+    write_pairs(tmp_path / "data", "train", 2, seed=0)
+    write_pairs(tmp_path / "data", "valid", 2, seed=0)
+    (tmp_path / "data" / "labelmap.txt").write_text("background:0,0,0::\nleaf:0,176,0::\n")
+    leaf = ClassTable(("background", "leaf"), *(((0, 0, 0), (0, 176, 0)),) * 2)
+    model, out = save_tiny(tmp_path / "leaf.pth", classes=leaf), tmp_path / "out"
+    data, pictures = str(tmp_path / "data"), str(tmp_path / "data" / "valid_images")
+    shared = ["--model", str(model), "--out-dir", str(out), "--device", "cpu"]
+    for script, flags in (
+        (evaluate, ["--data", data, "--calibrate"]),
+        (inference_image, ["--input", pictures]),
+    ):
+        monkeypatch.setattr(sys, "argv", ["script", *shared, *flags])
+        assert script.main() == 0
+    said = capsys.readouterr().out
+    assert "There is no severity: none of the classes background, leaf is a symptom." in said
+    assert "calibrated on" not in said.lower()
+    assert not (out / "severity.csv").exists()
+    with open(out / "results.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["severity"] for row in rows] == ["", ""]
+    assert float(rows[0]["share_leaf"]) > 0
+    for page in ("report.html", "summary.html"):
+        assert "none of the classes background, leaf is a symptom" in (out / page).read_text()
+    assert "highest severity" not in (out / "summary.html").read_text()
 
 
 def test_the_worst_picture_and_those_that_are_missed_are_named():

@@ -498,6 +498,17 @@ def test_a_models_grade_follows_the_agreement_of_severity(tmp_path, concordance,
     assert ("concordance with the truth is" in page.text) == (concordance == concordance)
 
 
+def test_what_has_no_severity_is_said_once_and_named_where_another_has_one(tmp_path):
+    severity = [severity_of([0.1, 0.2], [0.1, 0.2], 0.9)]
+    metrics = metrics_of(np.diag([90, 9, 1])) | {"severity_error": math.nan, "severity_worst": None}
+    metrics |= {"severity_missed": []}
+    given = {"title": "t", "classes": CLASSES, "metrics": metrics, "severity": severity}
+    write_report(tmp_path / "a.html", **given, severity_note="No severity of rust.")
+    text = Page(tmp_path / "a.html").text
+    assert text.count("No severity of rust.") == 1
+    assert "Severity is that of symptom. Its concordance with the truth is 0.90" in text
+
+
 def test_severity_is_drawn_with_its_line_bias_and_limits_inside_the_plot(tmp_path):
     true, predicted = [0.0, 0.1, 0.4], [0.05, 0.1, 0.3]
     scatter, differences = charts.agreement_charts(severity_of(true, predicted, 0.9))

@@ -13,6 +13,7 @@ from trust.agreement import (
     agreement,
     concordance_interval,
     describe,
+    describe_all,
     lin_concordance,
     severity_agreement,
 )
@@ -84,6 +85,24 @@ def test_each_symptom_has_its_own_agreement_and_file_column(tmp_path):
     lines = (tmp_path / "severity.csv").read_text().splitlines()
     assert lines[0] == "file,true_rust,predicted_rust,true_mildew,predicted_mildew"
     assert lines[4] == "3.jpg,0.466667,0.200000,0.133333,0.400000"
+
+
+def test_a_symptom_that_is_nowhere_is_left_out_and_named(tmp_path):
+    names = ("ground", "leaf", "rust", "mildew", "blight")
+    classes = ClassTable(names, *(((0, 0, 0),) * 5,) * 2)
+    counts = np.diag([5, 6, 0, 2, 0])
+    counts[1, 2] = 1  # rust is predicted, though it is nowhere
+    records = [
+        {"file": f"{i}.jpg", "areas": ConfusionMatrix.of(counts).areas.numpy()} for i in "ab"
+    ]
+    table = severity_agreement(records, classes)
+    assert [symptom["class"] for symptom in table] == ["rust", "mildew"]
+    said = describe_all(table, classes).splitlines()
+    assert len(said) == 3
+    assert said[-1] == ("No severity of blight: neither in the masks nor predicted in any picture.")
+    of.write_severities(tmp_path / "severity.csv", table)
+    of.write_severities(tmp_path / "severity.csv", [])
+    assert not (tmp_path / "severity.csv").exists()
 
 
 def test_what_a_single_picture_cannot_tell_is_said_in_words():
