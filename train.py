@@ -33,11 +33,11 @@ from common.device import choose_device, compute_repeatably, seed_everything
 from common.distributed import say
 from common.errors import UserError
 from config import ClassTable, DataChoices, ModelConfig
-from data.checks import check_pairs
+from data.checks import check_pairs, unlearnt
 from data.masks import MaskReader
 from data.pairs import Pair
 from data.source import Source, open_source
-from data.splits import SPLIT_FILE, settle_split
+from data.splits import SPLIT_FILE, everything_of, settle_split
 from datasets import CropDataset, SegmentationDataset, make_loader
 from inference.evaluation import (
     evaluate_pairs,
@@ -239,16 +239,13 @@ def divide(
     return pairs
 
 
-def everything_of(pairs: dict[str, list[Pair]]) -> list[Pair]:
-    """The pairs of both splits in an order that does not depend on which is in which."""
-    return sorted(pairs["train"] + pairs["valid"], key=lambda pair: pair.image)
-
-
 def prepare_data(args: argparse.Namespace, source: Source, pairs: dict[str, list[Pair]]) -> Data:
     """Make the pairs ready for the network, and settle what the recipe leaves to them."""
     reader, fingerprint = source.reader, source.fingerprint(pairs.values())
     settle_recipe(args, [source.facts.size_of(pair) for pair in pairs["train"]])
     say(f"{len(pairs['train'])} training and {len(pairs['valid'])} validation pairs in {args.data}")
+    if remark := unlearnt(pairs, reader):
+        say(remark)
     size = args.imgsz
     shape = (args.model, args.head, len(reader.classes), size)
     look = {"window": args.window, "mask_reading": source.mask_reading}
@@ -427,6 +424,8 @@ def measure_best(
     metrics = split_metrics(records, confusion, predictor.classes)
     remember_pictures(best, predictor, [pair.image for pair in data.pairs["train"]])
     severity = severity_agreement(records, predictor.classes)
+    size = "x".join(map(str, data.config.input_size[::-1]))
+    print(f"The best model at each mask's own size (the epochs were measured at {size}):")
     print(format_table(metrics), describe_all(severity, predictor.classes), sep="\n")
     seconds = sum(row["seconds"] for row in state.history)
     pictures = len(state.history) * sum(len(part) for part in data.pairs.values())

@@ -16,15 +16,16 @@ from tqdm import tqdm
 from common import distributed
 from common.errors import UserError
 from common.files import write_text
-from common.text import printable
+from common.text import listed, printable
 from config import IGNORE_INDEX, ClassTable, DataChoices, Size
 from data.census import Census
 from data.classes import line_targets, table_lines
 from data.facts import Photo
 from data.images import Header
-from data.masks import is_turned
+from data.masks import MaskReader, is_turned
 from data.pairs import Matching, Pair, explain_ambiguous
 from data.source import Source, survey_source
+from data.splits import usual_split
 
 # What spoils a training, or what is learnt from it.
 PROBLEMS = {
@@ -37,10 +38,11 @@ PROBLEMS = {
     "sizes": "masks whose proportions differ from their image's",
     "smoothed": "masks that look like JPEG, or resized with smoothing",
     "leak": "the same picture in two splits",
+    "undivided": "reason why nothing can be set aside to validate on",
 }
 # What a person should know.
 NOTES = {
-    "absent": "classes that do not occur",
+    "absent": "classes that not every split shows",
     "empty": "masks with nothing but the first class",
     "twins": "the same picture twice in one split",
     "resized": "masks of another size than their image (they are resized)",
@@ -74,6 +76,22 @@ def check_pairs(source: Source, skip_bad: bool = False) -> dict[str, list[Pair]]
             raise bad[0] if bad else UserError("There are no pairs; check the data folder.")
         usable[split] = good
     return usable
+
+
+def unlearnt(pairs: dict[str, list[Pair]], reader: MaskReader) -> str:
+    """A sentence on classes that only masks to validate on show; "" where there are none.
+
+    Args:
+        pairs: of "train" and "valid".
+    """
+    learnt, measured = (sum(map(reader.class_pixels, pairs[s])) for s in ("train", "valid"))
+    names = [reader.classes.names[i] for i in np.flatnonzero((measured > 0) & (learnt == 0))]
+    if not names:
+        return ""
+    return (
+        f"No mask to learn from shows {listed(names)}, but those to validate on do: what is never "
+        "learnt has an IoU of 0. Add such photographs to the training."
+    )
 
 
 def problem_of(pair: Pair, source: Source) -> UserError | None:
@@ -122,6 +140,30 @@ class Record:
         self.findings.append(Finding(kind, path, str(text)))
 
 
+def survey(root: Path, *, choices: DataChoices | None = None, cache: bool = True) -> Source:
+    """Open all of a data set to tell a person about it, in the parts that train.py makes of it.
+
+    Raises:
+        UserError: no such data set, or none that could be read at all.
+    """
+    source = survey_source(root, choices=choices, cache=cache)
+    if not source.divided:
+        return source
+    good = {s: [p for p in own if not problem_of(p, source)] for s, own in source.pairs.items()}
+    try:
+        split, remark = usual_split(good, source.root, source.reader)
+    except UserError as error:
+        return replace(source, undivided=str(error))
+    bad = [pair for own in source.pairs.values() for pair in own if problem_of(pair, source)]
+    split["train"] = sorted(split["train"] + bad, key=lambda pair: pair.image)
+    told = f"shown is what it does without a flag. {remark}"
+    reader, unmerged = (
+        replace(reader, remarks=(*reader.remarks, told.removesuffix(".")))
+        for reader in (source.reader, source.unmerged)
+    )
+    return replace(source, pairs=split, reader=reader, unmerged=unmerged)
+
+
 def examine(pair: Pair, source: Source) -> Record:
     """All that is to be said of one pair."""
     record, reader = Record(pair), source.reader
@@ -132,20 +174,20 @@ def examine(pair: Pair, source: Source) -> Record:
     else:
         record.note("unreadable", pair.image, photo)
     if isinstance(census, UserError):
-        record.note("unreadable", pair.mask, census)
+        record.note("unreadable", pair.mask_source, census)
         return record
     smoothed = looks_smoothed(census, reader.classes)
     if text := reader.problem(census, pair.mask):
         hint = " It looks resized with smoothing, or saved as JPEG on its way." if smoothed else ""
-        record.note("values", pair.mask, f"{text}{hint}")
+        record.note("values", pair.mask_source, f"{text}{hint}")
         return record
     if smoothed:
         why = "is a JPEG" if census.lossy else "has rare values along its edges"
         remedy = "save it as PNG, resized by nearest neighbour only."
-        record.note("smoothed", pair.mask, f"{printable(pair.mask)} {why}; {remedy}")
+        record.note("smoothed", pair.mask_source, f"{pair.mask_name} {why}; {remedy}")
     record.pixels = reader.pixels_of(census)
     if not record.pixels[1:IGNORE_INDEX].any():
-        record.note("empty", pair.mask, printable(pair.mask))
+        record.note("empty", pair.mask_source, pair.mask_name)
     if isinstance(photo, Photo):
         compare_sizes(record, census.size, photo.header)
     return record
@@ -170,12 +212,13 @@ def compare_sizes(record: Record, size: Size, header: Header) -> None:
     try:
         turned = is_turned(size, header, pair)
     except UserError as error:
-        record.note("sizes", pair.mask, error)
+        record.note("sizes", pair.mask_source, error)
         return
     (h, w), (height, width) = size, header.size
-    name = printable(pair.mask)
+    name = pair.mask_name
     if not turned and (h, w) != (height, width):
-        record.note("resized", pair.mask, f"{name} is {w}x{h} px, its image {width}x{height}")
+        text = f"{name} is {w}x{h} px, its image {width}x{height}"
+        record.note("resized", pair.mask_source, text)
     if turned:
         where = "was painted on the photograph as stored; it is turned like the photograph"
         record.note("exif", pair.image, f"{name} {where}")
@@ -224,6 +267,8 @@ def examine_source(source: Source) -> tuple[dict[str, list[Record]], list[Findin
     findings += [f for members in records.values() for record in members for f in record.findings]
     findings += find_twins(records)
     findings += find_absent(records, source.reader.classes)
+    if source.undivided:
+        findings.append(Finding("undivided", source.root, source.undivided))
     try:
         source.refuse_other_readings()
     except UserError as error:
@@ -245,7 +290,7 @@ def check_data_set(
         UserError: no such data set, or a class table that cannot be read.
     """
     root = Path(root)
-    source = survey_source(root, choices=choices, cache=cache)
+    source = survey(root, choices=choices, cache=cache)
     merged, reader = source.reader.classes, source.unmerged
     records, findings = examine_source(replace(source, reader=reader))
 
@@ -295,14 +340,17 @@ def _below(path: Path, root: Path) -> str:
 
 def find_absent(records: dict[str, list[Record]], classes: ClassTable) -> list[Finding]:
     """Classes that no mask of a split has: they cannot be learnt, or not be measured."""
+    totals = {split: total_pixels(members) for split, members in records.items()}
+    totals = {split: pixels for split, pixels in totals.items() if pixels.any()}
     found = []
-    for split, members in records.items():
-        pixels = total_pixels(members)
-        found += [
-            Finding("absent", Path(split), f"{name} does not occur in {split}")
-            for index, name in enumerate(classes.names)
-            if pixels.any() and not pixels[index]
-        ]
+    for index, name in enumerate(classes.names):
+        lacking = [split for split, pixels in totals.items() if not pixels[index]]
+        text = f"{printable(name)} does not occur" + (
+            f" in {listed(lacking)}" if len(lacking) < len(totals) else ""
+        )
+        if "train" in lacking and "valid" in totals and "valid" not in lacking:
+            text += ", but in valid: it cannot be learnt, and its IoU will be 0"
+        found += [Finding("absent", Path(name), text)] if lacking else []
     return found
 
 

@@ -402,7 +402,7 @@ def is_turned(size: Size, header: Header, pair: Pair) -> bool:
     # One pixel of rounding is no difference, however small the mask.
     if abs(h * width - w * height) > max(0.01 * w * height, width, height):
         raise UserError(
-            f"{printable(pair.mask)} has {w}x{h} px, its image {printable(pair.image.name)} "
+            f"{pair.mask_name} has {w}x{h} px, its image {printable(pair.image.name)} "
             f"{width}x{height}; give the mask the image's size."
         )
     return turned

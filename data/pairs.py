@@ -29,11 +29,25 @@ class Pair:
 
     Args:
         stem: the photograph's name without its ending.
+        shapes: the file whose shapes the mask was painted from, where it was.
     """
 
     image: Path
     mask: Path
     stem: str
+    shapes: Path | None = None
+
+    @property
+    def mask_name(self) -> str:
+        """What a sentence calls the mask: a file that a person can open, and none of the cache."""
+        if self.shapes is None:
+            return printable(self.mask)
+        return f"{printable(self.shapes)}, picture {printable(self.image.name)}"
+
+    @property
+    def mask_source(self) -> Path:
+        """The file to look at for the mask: its own, or the photograph that was drawn on."""
+        return self.mask if self.shapes is None else self.image
 
 
 @dataclass(frozen=True)

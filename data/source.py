@@ -34,9 +34,8 @@ from data.pairs import (
     split_remark,
     usable_pairs,
 )
+from data.splits import VALID_SHARE
 
-# Of a source without a split of its own to validate on, this share of the pictures is set aside.
-VALID_SHARE = 0.2
 DIVIDED = "it does not say what is for validation: train.py sets a share of the pictures aside"
 # Where it comes from how masks are read.
 TRAINING, MODEL, PAINTED = "the training's masks", "the masks that the model learnt from", "shapes"
@@ -57,6 +56,7 @@ class Source:
         facts: what was learnt of the pairs' files.
         origin: by what it was decided how masks are read: `TRAINING`, `MODEL` or `PAINTED`.
         unmerged: the reader before --merge and --ignore.
+        undivided: why train.py can set nothing aside to validate on, where it would have to.
     """
 
     root: Path
@@ -68,6 +68,7 @@ class Source:
     facts: Facts = field(default_factory=lambda: Facts({}, {}, 0))
     origin: str = TRAINING
     unmerged: MaskReader | None = None
+    undivided: str = ""
 
     @property
     def remarks(self) -> tuple[str, ...]:

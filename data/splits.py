@@ -30,6 +30,8 @@ from data.twins import alike
 
 FOLDS_FILE, SPLIT_FILE = "folds.csv", "split.csv"
 MAX_FOLDS = 100
+# What train.py takes where nobody says otherwise, and whoever shows or writes its division too.
+VALID_SHARE, SEED = 0.2, 42
 
 
 def name_of(image: Path, root: Path) -> str:
@@ -312,6 +314,30 @@ def settle_split(
     if distributed.is_main():
         division.write(path)
     return split, remark
+
+
+def everything_of(pairs: dict[str, list[Pair]]) -> list[Pair]:
+    """The pairs of both splits in an order that does not depend on which is in which."""
+    return sorted(pairs["train"] + pairs["valid"], key=lambda pair: pair.image)
+
+
+def usual_split(
+    pairs: dict[str, list[Pair]], root: Path, reader: MaskReader
+) -> tuple[dict[str, list[Pair]], str]:
+    """The pairs as train.py divides them without a flag, whatever parts they came in.
+
+    Returns:
+        the pairs with "train" and "valid" divided anew, and a sentence on what stayed together.
+
+    Raises:
+        UserError: they cannot be divided.
+    """
+    everything = everything_of(pairs)
+    division, remark = hold_out(everything, root, reader, VALID_SHARE, None, SEED)
+    split: dict[str, list[Pair]] = {"train": [], "valid": []}
+    for pair, part in zip(everything, division.part_of(everything, root, root), strict=True):
+        split[part].append(pair)
+    return pairs | split, remark
 
 
 def choose_part(pairs: Sequence[Pair], root: Path, table: Path, part: str) -> list[Pair]:

@@ -18,11 +18,12 @@ import numpy as np
 from common.errors import UserError
 from common.files import replacing, write_text
 from config import ClassTable
+from data.checks import survey
 from data.classes import format_class_table, read_class_table
 from data.images import list_images, read_mask_raw, write_mask
 from data.masks import MaskReader
 from data.pairs import SPLITS, Pair
-from data.source import Source, survey_source
+from data.source import Source
 
 EVERY = 5  # of pictures that belong to no split the second, and then each fifth, validates
 
@@ -121,7 +122,7 @@ def training_folder(root: Path | None, corrections: Path | None, target: Path) -
     if corrections is None:
         return root
     painted = _open(corrections)
-    own = survey_source(root) if root is not None else None
+    own = survey(root) if root is not None else None
     if own and own.reader.classes.names != painted.reader.classes.names:
         raise UserError(
             f"The corrections have the classes {', '.join(painted.reader.classes.names)}, the "

@@ -13,6 +13,7 @@ import threading
 import unicodedata
 from collections.abc import Container
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from common.errors import UserError
 from common.files import write_text
 from common.text import printable
 from config import ClassTable
+from data.checks import survey
 from data.classes import SPARE_COLORS, format_class_table, read_class_table
 from data.images import is_image_name
 from data.inputs import find_inputs
@@ -89,7 +91,7 @@ class Collection:
             UserError: the folder or the data set cannot be read.
         """
         if self.kind == "data":
-            self.source = survey_source(self.root)
+            self.source = survey(self.root)
             self.classes = self.source.reader.classes
             found = [
                 (f"{split}/{number:05d}_{pair.stem}", pair.image, split)
@@ -124,7 +126,7 @@ class Collection:
             UserError: it cannot be read.
         """
         self.source = source = self.source or survey_source(self.root)
-        pairs = source.pairs[photograph.split]
+        pairs = chain.from_iterable(source.pairs.values())
         return source.reader.read(next(p for p in pairs if p.image == photograph.path))
 
     def figures(self) -> dict[str, dict[str, str]]:

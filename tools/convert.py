@@ -21,6 +21,7 @@ from data.images import map_files, write_mask
 from data.masks import MaskReader
 from data.pairs import Pair
 from data.source import open_source
+from data.splits import usual_split
 
 
 def main() -> int:
@@ -34,10 +35,14 @@ def main() -> int:
     look = {"choices": choices, "cache": not args.no_file_cache}
     source = open_source(args.data, None, skip_bad=args.skip_bad, **look)
     print(source.reader.describe())
+    pairs = source.pairs
+    if source.divided:
+        pairs, remark = usual_split(pairs, source.root, source.reader)
+        print(f"They are divided as train.py does it without a flag. {remark}")
     with lock_folder(args.out_dir):
         refuse_if_used(args.out_dir, args.overwrite)
-        write_data(args.out_dir, source.pairs, source.reader)
-    counts = ", ".join(f"{len(pairs)} {split}" for split, pairs in source.pairs.items())
+        write_data(args.out_dir, pairs, source.reader)
+    counts = ", ".join(f"{len(own)} {split}" for split, own in pairs.items())
     print(f"{args.out_dir}/ has {counts} pairs.")
     return 0
 

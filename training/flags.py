@@ -13,7 +13,7 @@ import torch
 from common import cli, distributed
 from common.errors import UserError
 from config import DEFAULT_DATA, DEFAULT_OUT_DIR, Size
-from data.splits import FOLDS_FILE, MAX_FOLDS, Division
+from data.splits import FOLDS_FILE, MAX_FOLDS, SEED, VALID_SHARE, Division
 from datasets import SegmentationDataset, input_size
 from models.backbone import window_without_padding
 from models.checkpoint import read_checkpoint
@@ -101,7 +101,7 @@ def add_split_flags(group) -> None:
     what += "a CSV file with file and group; those that look alike if not given"
     group.add_argument("--groups", metavar="PATTERN|CSV", help=what)
     share, what = cli.number(float, 0.01, 0.9), "share to validate on, of data without splits"
-    group.add_argument("--valid-share", type=share, default=0.2, metavar="SHARE", help=what)
+    group.add_argument("--valid-share", type=share, default=VALID_SHARE, metavar="SHARE", help=what)
     what = "split.csv of an earlier run, whose pictures stay where they were"
     cli.add_shared(group, "--split-file", help=what)
     what = "cross-validation: train N models, each measured on pictures that it has not seen"
@@ -149,7 +149,7 @@ def add_run_flags(group) -> None:
     group.add_argument("--epochs", type=cli.positive_int, default=50, help="passes over the data")
     cli.add_shared(group, "--batch", default=2, help="pictures a step, a process")
     seeds = cli.number(int, 0, 2**32 - 1)
-    group.add_argument("--seed", type=seeds, default=42, help="of everything")
+    group.add_argument("--seed", type=seeds, default=SEED, help="of everything")
     cli.add_shared(group, "--out-dir", default=DEFAULT_OUT_DIR)
     cli.add_shared(group, "--overwrite", help="replace the run in --out-dir")
     what = "go on from OUT_DIR/last.pth, or from another last.pth; auto: where there is one, and "

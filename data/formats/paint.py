@@ -147,7 +147,7 @@ def _pair(picture: Picture, classes: ClassTable, by_area: bool, folder: Path) ->
     if not _is_whole(path):
         size = _checked_size(picture)
         write_mask(path, paint(shapes, size, classes), classes.colors)
-    return Pair(picture.path, path, picture.path.stem)
+    return Pair(picture.path, path, picture.path.stem, picture.file)
 
 
 def _checked_size(picture: Picture) -> Size:

@@ -7,12 +7,16 @@ import numpy as np
 import pytest
 from data_sets import COFFEE, COLORS, blobs, make_data, photo, save_with_exif
 from PIL import Image
+from tiny_annotations import all_pairs, coco, square, write_json, write_photo
 
 from common.errors import UserError
-from data.checks import check_data_set, check_pairs
+from data.cache import cache_folder
+from data.checks import check_data_set, check_pairs, examine_source, survey, unlearnt
 from data.images import write_image
 from data.pairs import find_pairs
 from data.source import open_source
+from data.splits import everything_of, settle_split
+from training.flags import make_parser
 
 
 def spoil(path: Path) -> None:
@@ -87,6 +91,73 @@ def test_the_report_finds_everything(tmp_path, capsys):
     fixes = (tmp_path / "fix.txt").read_text().splitlines()
     assert problems == len(fixes) == 9
     assert "train_masks/evil\\n\\x1b[31m.png" in fixes
+
+
+def drawn_set(root: Path, shapes: list[dict], names=("leaf", "spot")) -> Path:
+    """COCO's annotations of 8 photographs, which do not say what is for validation."""
+    for number in range(8):
+        write_photo(root / f"{number}.jpg", seed=number)
+    images = [f"{number}.jpg" for number in range(8)]
+    return write_json(root / "all.json", coco(shapes, names=names, images=images)).parent
+
+
+def test_data_without_splits_are_shown_as_train_py_divides_them(tmp_path, capsys):
+    shapes = [{"segmentation": [square(1, 1, 9, 9)], "image_id": n + 1} for n in range(8)]
+    root = drawn_set(tmp_path / "set", shapes)
+    (root / "8.jpg").write_bytes((root / "0.jpg").read_bytes())  # stays with its twin
+    content = coco([*shapes, shapes[0] | {"image_id": 9}], images=[f"{n}.jpg" for n in range(9)])
+    write_json(root / "all.json", content)
+    source, args = open_source(root), make_parser().parse_args([])
+    everything = everything_of(source.pairs)
+    look = (source.root, source.reader, args.valid_share, args.groups, args.seed)
+    divided, _ = settle_split(tmp_path, everything, *look)
+    assert survey(root).pairs == divided
+    check_data_set(root)
+    said = capsys.readouterr().out
+    assert f"\ntrain  {len(divided['train'])} " in said
+    assert "shown is what it does without a flag. 2 that look alike stay together" in said
+
+    victim = divided["valid"][0].image
+    spoil(victim)
+    damaged = survey(root)
+    assert victim in {pair.image for pair in damaged.pairs["train"]}
+    assert sorted(p.image for p in all_pairs(damaged)) == [p.image for p in everything]
+
+
+def test_photographs_that_all_look_alike_are_a_problem_where_some_must_be_set_aside(
+    tmp_path, capsys
+):
+    root = drawn_set(tmp_path, [{"segmentation": [square(1, 1, 9, 9)]}])
+    for number in range(1, 8):
+        (root / f"{number}.jpg").write_bytes((root / "0.jpg").read_bytes())
+    assert check_data_set(root) > 0
+    assert "All 8 photographs are one group" in capsys.readouterr().out
+
+
+def test_what_is_found_in_shapes_names_files_that_a_person_can_open(tmp_path, capsys):
+    shapes = [{"segmentation": [square(1, 1, 9, 9)], "image_id": n + 1} for n in range(7)]
+    root = drawn_set(tmp_path, shapes)
+    assert check_data_set(root) == 0
+    said = capsys.readouterr().out
+    assert f"{root / 'all.json'}, picture 7.jpg" in said
+    assert str(cache_folder()) not in said
+    _, findings = examine_source(survey(root))
+    assert [found.path for found in findings if found.kind == "empty"] == [root / "7.jpg"]
+
+
+def test_classes_are_counted_once_and_what_only_validation_shows_is_told(tmp_path, capsys):
+    root = make_data(tmp_path, [blobs((0, 1))], COFFEE + "rust:9,9,9::\nmildew:8,8,8::\n")
+    Image.fromarray(blobs((0, 1, 2))).save(root / "valid_masks" / "000.png")
+    source = open_source(root)
+    told = unlearnt(source.pairs, source.reader)
+    assert told.startswith("No mask to learn from shows symptom, but those to validate on do")
+    same = {"train": source.pairs["valid"], "valid": source.pairs["train"]}
+    assert unlearnt(same, source.reader) == ""
+    check_data_set(root)
+    said = capsys.readouterr().out
+    assert "  3 classes that not every split shows\n" in said
+    assert "    symptom does not occur in train, but in valid: it cannot be learnt" in said
+    assert "    rust does not occur\n    mildew does not occur\n" in said
 
 
 def test_smoothed_binary_masks_are_reported(tmp_path, capsys):

@@ -1,10 +1,13 @@
 """tools/convert.py writes what training reads."""
 
+import json
+
 import numpy as np
 import pytest
 from tiny_annotations import all_pairs, coco, labels, open_all, square, write_json, write_photo
 
 from common import cli
+from data.checks import survey
 from data.source import open_source
 from tools import convert
 
@@ -61,3 +64,18 @@ def test_merged_classes_are_written_merged(root, tmp_path, monkeypatch, capsys):
     run(monkeypatch, "--data", root, "--out-dir", out, "--merge", "leaf,spot: dry=plant")
     assert open_source(out).reader.classes.names == ("background", "plant")
     assert np.unique(labels(out, "b")).tolist() == [0, 1]
+
+
+def test_data_without_splits_are_divided_as_train_py_does_it(root, tmp_path, monkeypatch, capsys):
+    (root / "b2.jpg").write_bytes((root / "b.jpg").read_bytes())
+    content = json.loads((root / "all.json").read_text())
+    content["images"].append(content["images"][2] | {"id": 4, "file_name": "b2.jpg"})
+    write_json(root / "all.json", content)
+    run(monkeypatch, "--data", root, "--out-dir", tmp_path / "out")
+    assert "2 that look alike stay together" in capsys.readouterr().out
+    expected = {split: sorted(p.image.read_bytes() for p in own)
+                for split, own in survey(root).pairs.items()}  # fmt: skip
+    assert expected == {
+        split: sorted(pair.image.read_bytes() for pair in own)
+        for split, own in open_source(tmp_path / "out").pairs.items()
+    }
