@@ -12,7 +12,7 @@ from torch import nn
 
 from common import distributed
 from common.errors import UserError
-from config import ClassTable, ModelConfig
+from config import ClassTable, MaskReading, ModelConfig
 from models.pretrained import load_exactly
 from training.precision import Precision
 
@@ -107,6 +107,9 @@ def check_same_run(
     """
     with damage_explained():
         then, names = saved["model_config"], saved["classes"]
+        read_now = config.mask_reading and _words(config.mask_reading)
+        read_then = then.get("mask_reading")
+        read_then = _words(MaskReading.from_plain(read_then)) if read_then else read_now
         typed = {name: saved["train_args"].get(name) for name in flags}
         # Lists that hold each other have a text of any length.
         if not all(isinstance(value, str | None) for value in typed.values()):
@@ -118,6 +121,8 @@ def check_same_run(
             ("--imgsz", list(then["input_size"])[::-1], list(config.input_size)[::-1]),
             ("--crop", then.get("crop_side") is not None, config.crop_side is not None),
             ("--photo-size", then.get("photo_size"), config.photo_size),
+            # Of the data's files the fingerprint knows names and sizes, not what is in them.
+            ("masks with", read_then, read_now),
             ("classes", names["names"], list(classes.names)),
             ("class colours", names["colors"], [list(color) for color in classes.colors]),
             *((f"--{name}", typed[name], now) for name, now in flags.items()),
@@ -129,6 +134,11 @@ def check_same_run(
             f"The run to resume had {what} {before}, not {now}; give the same, or start a new "
             "run in another --out-dir (its weights can serve as --weights)."
         )
+
+
+def _words(reading: MaskReading) -> str:
+    """How masks are read, as a message says it."""
+    return f"grey levels as {reading.grey}, palettes as {reading.palette}, JPEGs as {reading.jpeg}"
 
 
 def best_epoch(history: list[dict], figure: str) -> int:

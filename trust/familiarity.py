@@ -92,7 +92,10 @@ def read_familiarity(models: Sequence[Path]) -> list[Familiarity] | None:
         if not is_plain(kept) or kept.ndim != 2 or not kept.isfinite().all():
             raise UserError(f"{path} holds damaged features of its training pictures; train anew.")
         if not 1 <= len(kept) <= MOST_PICTURES:
-            return None
+            raise UserError(
+                f"{path} holds the features of {len(kept):,} training pictures, and of 1 to "
+                f"{MOST_PICTURES:,} they can be used; train anew."
+            )
         found.append(Familiarity.of(kept.float().numpy()))
     return found
 

@@ -75,3 +75,10 @@ def test_damaged_features_are_refused(tmp_path):
     (of_another,) = read_familiarity([path])
     with pytest.raises(UserError, match="4 features"):
         of_another.unlike(np.zeros((1, 5), np.float32))
+
+
+@pytest.mark.parametrize("count", [0, 2001])
+def test_more_pictures_than_can_be_used_are_refused_rather_than_forgotten(tmp_path, count):
+    path = save_tiny(tmp_path / "m.pth", familiarity=torch.zeros(count, 4).half())
+    with pytest.raises(UserError, match=rf"features of {count:,} training pictures, and of 1 to"):
+        read_familiarity([path])
