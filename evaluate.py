@@ -25,6 +25,7 @@ from common import cli, distributed
 from common.device import compute_repeatably
 from common.errors import UserError
 from common.files import lock_folder, without_nan, write_csv, write_text
+from common.text import printable, read_text
 from config import DEFAULT_DATA, ClassTable
 from data.masks import MaskReader
 from data.pairs import SPLITS, Pair
@@ -137,6 +138,8 @@ def main() -> int:
         if table and not folds:
             warn_of_seen(table, pairs, source.root)
     with lock_folder(args.out_dir, distributed.is_main()):
+        if remark := earlier_evaluation(args.out_dir):
+            distributed.say(remark)
         started = time.time()
         records, confusion, pictures = measure(parts, reader)
         seconds = time.time() - started
@@ -171,6 +174,18 @@ def facts_of(
         "seconds": round(seconds, 2),
         **versions(),
     }
+
+
+def earlier_evaluation(out_dir: Path) -> str:
+    """A line on the evaluation that this one replaces, "" for none: it can be had again."""
+    path = out_dir / "run.json"
+    try:
+        facts = json.loads(read_text(path))
+        model, data = (printable(facts[name])[:200] for name in ("model", "data"))
+        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(path.stat().st_mtime))
+    except (UserError, OSError, ValueError, KeyError, TypeError, RecursionError):
+        return ""
+    return f"{out_dir}/ holds the evaluation of {model} on {data} of {when}: it is replaced."
 
 
 def refuse_to_learn_from_seen(args: argparse.Namespace, has_folds: bool) -> None:

@@ -30,7 +30,7 @@ from common import cli, distributed
 from common.device import compute_repeatably
 from common.errors import UserError
 from common.files import lock_folder, write_text
-from common.text import printable
+from common.text import counted, printable
 from data.inputs import find_inputs
 from inference.journal import Journal
 from inference.pictures import Judge, segment_pictures
@@ -55,7 +55,7 @@ def parse_args() -> argparse.Namespace:
     what = "go on where a run on this folder was stopped, or do what is new; begin if there is none"
     parser.add_argument("--resume", action="store_true", help=what)
     kinds = {"choices": KINDS, "default": ["overlay", "mask"], "metavar": "KIND"}
-    what = f"what to write: {', '.join(KINDS)}"
+    what = f"what to write, and nothing else beside the tables: {', '.join(KINDS)}"
     parser.add_argument("--save", nargs="+", help=what, **kinds)
     what = "probability with which the true severity lies within severity_low and severity_high, "
     what += "of a model that evaluate.py --calibrate has calibrated"
@@ -145,7 +145,9 @@ def run(
     shown = tqdm(named, "Looking at the results", delay=2)
     made = {name: made[name] for name in shown if name in made and folder.is_whole(name)}
     folder.write_summary(journal, made)
-    print(f"{len(made)} pictures segmented; results are in {folder.path}/, see summary.html")
+    many = counted(len(made), "picture")
+    print(f"{many} segmented; results are in {folder.path}/, see summary.html")
+    print(f"Beside it: results.csv, {folder.contents}")
     skipped = {name: text for part in parts for name, text in part.items()}
     gone = (
         "has no result any more, because the folder was changed meanwhile; --resume does it again."

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from common.errors import UserError
 from common.files import replacing, write_csv
-from common.text import printable
+from common.text import listed, printable
 from config import ClassTable
 from data.classes import format_class_table
 from data.images import encode_jpeg, shrink, write_image, write_mask
@@ -61,6 +61,16 @@ class ResultFolder:
         """Of what is written, the files of each picture."""
         kinds = {"mask" if kind == "cvat" else kind for kind in self.kinds}
         return kinds & ENDINGS.keys()
+
+    @property
+    def contents(self) -> str:
+        """What is in the folder once all is done, in words."""
+        names = {k: str(Path(FOLDERS.get(k, ""), f"NAME{ending}")) for k, ending in ENDINGS.items()}
+        names |= {"cvat": "cvat.zip", "coco": "coco.json", "labelstudio": "labelstudio.json"}
+        text = listed(names[kind] for kind in KINDS if kind in self.kinds)
+        if "overlay" in self.kinds:
+            return text
+        return f"{text}; --save with overlay draws the classes over each picture, too"
 
     def file(self, name: str, kind: str) -> Path:
         """Where a picture's result goes."""

@@ -69,7 +69,8 @@ def write_report(
     # The first epoch with the highest validation mIoU.
     known = [row for row in history if math.isfinite(row.get("valid_miou", math.nan))]
     best = max(known, key=lambda row: row["valid_miou"], default=None)
-    if metrics is None and best is not None:
+    anew = metrics is not None  # at each mask's own size, and not as the epochs were
+    if not anew and best is not None:
         metrics = {k.removeprefix("valid_"): v for k, v in best.items() if k.startswith("valid_")}
     metrics = metrics or {}
     render(
@@ -85,6 +86,7 @@ def write_report(
         class_rows=_class_rows(classes, metrics),
         confusion=_confusion(metrics),
         names=classes.names,
+        anew=anew,
         charts=training_charts(history, classes.names, best and best["epoch"]),
         training=_training_sentence(history, best),
         samples=sample_views(samples, classes),

@@ -31,6 +31,7 @@ from tiny_data import write_data
 from tiny_model import save_tiny
 from tiny_video import write_video
 
+import app
 import datasets
 import evaluate
 import export
@@ -49,14 +50,14 @@ from inference.journal import Journal
 from inference.results import ENDINGS
 from models.checkpoint import read_checkpoint
 from segmentation_model import load_model
-from tools import benchmark, sample_data
+from tools import benchmark, convert, learning_curve, sample_data
 from training.flags import as_flags
 
 pytest.importorskip("fcntl", reason="full disks, permissions and locks are tested as Unix has them")
 
 ROOT = Path(__file__).resolve().parent.parent
 WRITERS = (train, evaluate, inference_image, inference_video)
-SCRIPTS = (*WRITERS, export, benchmark, sample_data, datasets)
+SCRIPTS = (*WRITERS, export, app, datasets, benchmark, convert, learning_curve, sample_data)
 TINY = "--model tiny --head pyramid --weights none --imgsz 32 32 --batch 3 --workers 0"
 
 
@@ -163,6 +164,7 @@ OUT_OF_RANGE = {
     "--overlap": ["-0.1", "0.95"],
     "--coverage": ["0.4", "1"],
     "--simplify": ["-1", "1001"],
+    "--port": ["0", "65536"],
     "--crf": ["-1", "52"],
     "--smooth": ["-0.1", "1"],
 }

@@ -178,3 +178,15 @@ def test_long_strange_names_give_results(monkeypatch, model, tmp_path):
     assert go(monkeypatch, model, out, "--input", tmp_path / "in") == 0
     assert len(rows_of(out)) == len(names)
     assert len(list(out.glob("*.jpg"))) == len(names)
+
+
+def test_what_was_written_is_said_and_how_to_have_overlays(monkeypatch, model, tmp_path, capsys):
+    picture(tmp_path / "a.png")
+    given = "--input", tmp_path / "a.png", "--save"
+    assert go(monkeypatch, model, tmp_path / "out", *given, "coco", "yolo") == 0
+    said = capsys.readouterr().out
+    assert "1 picture segmented" in said
+    kinds = "Beside it: results.csv, yolo/labels/NAME.txt and coco.json; --save with overlay"
+    assert kinds in said
+    assert go(monkeypatch, model, tmp_path / "both", *given, "overlay") == 0
+    assert capsys.readouterr().out.endswith("Beside it: results.csv, NAME_overlay.jpg\n")

@@ -3,6 +3,7 @@
 import csv
 import json
 import sys
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -95,6 +96,20 @@ def test_where_no_class_is_a_symptom_nothing_calls_a_share_severity(tmp_path, mo
     for page in ("report.html", "summary.html"):
         assert "none of the classes background, leaf is a symptom" in (out / page).read_text()
     assert "highest severity" not in (out / "summary.html").read_text()
+
+
+def test_an_evaluation_that_is_replaced_is_named(tmp_path, monkeypatch, capsys):
+    write_pairs(tmp_path / "data", "train", 1, seed=0)
+    write_pairs(tmp_path / "data", "valid", 1, seed=1)
+    model, out = save_tiny(tmp_path / "m.pth"), tmp_path / "out"
+    out.mkdir()
+    flags = {"--model": model, "--data": tmp_path / "data", "--out-dir": out, "--device": "cpu"}
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, chain(*flags.items()))])
+    (out / "run.json").write_text("[]")  # of another program
+    for _ in range(2):
+        assert evaluate.main() == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "replaced" in line]
+    assert line.startswith(f"{out}/ holds the evaluation of {model} on {tmp_path / 'data'} of 20")
 
 
 def test_the_worst_picture_and_those_that_are_missed_are_named():

@@ -245,6 +245,14 @@ def test_curves_break_where_a_value_is_missing_and_stay_in_their_frame(tmp_path)
     assert (points <= (width, height)).all()
 
 
+def test_it_is_said_at_which_size_curves_and_figures_were_measured(tmp_path):
+    given = {"title": "t", "classes": CLASSES, "history": history_of([0.5, 0.84])}
+    words = "size of the network's input, all other figures of this page at each mask's own"
+    for name, metrics in (("epochs", None), ("anew", metrics_of(np.diag([90, 9, 1])))):
+        write_report(tmp_path / name, metrics=metrics, **given)
+        assert (words in Page(tmp_path / name).text) == (metrics is not None)
+
+
 @pytest.mark.parametrize("epochs", [1, 2, 700])
 def test_any_number_of_epochs_can_be_drawn(tmp_path, epochs):
     history = history_of([0.5] * epochs)
