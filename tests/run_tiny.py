@@ -7,6 +7,7 @@ DYING_RANK=N ends process N with an error after the first epoch.
 KILLED_IN="A B ..." kills process 1 in the middle of epoch A, once torchrun has begun anew of B, ...
 """
 
+import gc
 import os
 import runpy
 import signal
@@ -74,6 +75,7 @@ def run_script(*command: str) -> None:
     look_into_ranks()
     kill_in_the_middle(os.environ.get("KILLED_IN", "").split())
     sys.argv = [*command]
+    gc.freeze()  # as in conftest.py: each epoch's plots ask for a collection of what was imported
     runpy.run_path(str(ROOT / command[0]), run_name="__main__")
 
 
