@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from house import ROOT, modules
+from tiny_data import write_data
 
 # The floors from the ground up, by wing or by file at the top. An import goes to a lower floor, or
 # downwards within its own wing.
@@ -135,9 +136,10 @@ def test_development_packages_are_imported_by_tests_alone():
         assert wrong <= (PEER if name in PEERS else set()), f"{name} imports {wrong}"
 
 
-# Runs in a process of its own: imports every room and reports what that did to the world.
+# Runs in a process of its own: imports every room, lets one of them check a data set, and reports
+# what that did to the world.
 WATCH = """
-import json, logging, os, random, sys
+import contextlib, io, json, logging, os, random, sys
 touched = []
 
 def watch(event, arguments):
@@ -152,7 +154,7 @@ def watch(event, arguments):
         if writes and os.path.abspath(arguments[0]).startswith((root, os.getcwd())):
             touched.append((event, arguments[0]))
 
-root, rooms = sys.argv[1], sys.argv[2:]
+root, data, *rooms = sys.argv[1:]
 sys.path.insert(0, root)
 import cv2, matplotlib, numpy, timm, torch, torchvision  # what libraries do is not ours
 seed, state, handlers = torch.initial_seed(), random.getstate(), list(logging.root.handlers)
@@ -160,6 +162,9 @@ numbers, threads = numpy.random.get_state()[1].tolist(), torch.get_num_threads()
 sys.addaudithook(watch)
 for room in rooms:
     __import__(room)
+sys.argv = ["datasets.py", data]
+with contextlib.redirect_stdout(io.StringIO()):
+    code = __import__("datasets").main()
 same = {
     "torch's seed": torch.initial_seed() == seed,
     "random's state": random.getstate() == state,
@@ -167,21 +172,22 @@ same = {
     "logging's handlers": logging.root.handlers == handlers,
     "torch's threads": torch.get_num_threads() == threads,
 }
-print(json.dumps({"touched": touched, "changed": [name for name in same if not same[name]]}))
+changed = [name for name in same if not same[name]]
+print(json.dumps({"touched": touched, "changed": changed, "code": code}))
 """
 
 
-def test_importing_any_room_does_nothing_else(tmp_path):
+def test_importing_any_room_does_nothing_else_and_checking_data_asks_no_network(tmp_path):
     """No network (albumentations asks for its version if it may), no file, no seed, no logging."""
     environment = {k: v for k, v in os.environ.items() if k != "NO_ALBUMENTATIONS_UPDATE"}
     environment |= {"PYTHONDONTWRITEBYTECODE": "1"}
     rooms = [name for name in MODULES if name not in PEERS | {"tools.bench_video"}]
-    finished = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", WATCH, str(ROOT), *rooms],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600,
-    )  # fmt: skip
+    data, empty = write_data(tmp_path / "data"), tmp_path / "empty"
+    empty.mkdir()
+    command = [sys.executable, "-W", "ignore", "-c", WATCH, str(ROOT), str(data), *rooms]
+    finished = subprocess.run(command, cwd=empty, env=environment, capture_output=True, text=True)
     assert finished.returncode == 0, finished.stderr[-2000:]
     *printed, report = finished.stdout.splitlines()
     assert not printed
-    assert json.loads(report) == {"touched": [], "changed": []}
-    assert not os.listdir(tmp_path)
+    assert json.loads(report) == {"touched": [], "changed": [], "code": 0}
+    assert not os.listdir(empty)

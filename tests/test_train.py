@@ -577,6 +577,16 @@ def test_a_run_whose_processes_are_killed_ends_as_one_left_alone(data, tmp_path)
     assert_same_run(tmp_path / "alone", tmp_path / "killed")
 
 
+def test_a_process_that_dies_ends_the_others_with_its_error(data, tmp_path):
+    # All epochs would take an hour.
+    flags = [*BASE, "--data", str(data), "--out-dir", str(tmp_path), "--epochs", "5000"]
+    alive, dead = (one.finish() for one in together(2, "train.py", *flags, DYING_RANK="1"))
+    assert dead[0] == alive[0] == 2
+    assert "process 1 was meant to fail" in dead[1]
+    assert "without it this one cannot go on" in alive[1]
+    assert read_checkpoint(tmp_path / "last.pth")["epoch"] == 1
+
+
 def torchrun(data, out_dir, *flags, workers, restarts=0, **environment):
     """By `torchrun` itself: it is what ends the others, and what starts all again."""
     how = ["--standalone", f"--nproc_per_node={workers}", f"--max-restarts={restarts}"]
@@ -592,7 +602,8 @@ def torchrun(data, out_dir, *flags, workers, restarts=0, **environment):
     )
 
 
-def test_a_process_that_dies_ends_the_others_with_its_error(data, tmp_path):
+@pytest.mark.soak  # torchrun and what it starts import for half a minute
+def test_torchrun_ends_all_with_the_error_of_the_one_that_died(data, tmp_path):
     # All epochs would take an hour.
     done = torchrun(data, tmp_path, "--epochs", "5000", workers=2, DYING_RANK="1")
     assert done.returncode != 0
