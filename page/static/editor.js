@@ -3,16 +3,18 @@
 import { View } from "./canvas.js";
 import { Mask } from "./mask.js";
 import { byId, make, say, swatch } from "./parts.js";
-import { Refusal, ask, post } from "./server.js";
+import { ask } from "./server.js";
 
 const TOOLS = { h: "hand", b: "brush", e: "eraser", p: "polygon", w: "wand" };
 const UNSURE = 255;
+const OTHER_END = 5; // the button that a pen's eraser is
+const TWITCH = 12; // CSS pixels that a finger may slip before the second of two comes
 const dialog = byId("editor"), guide = byId("guide-layer");
 
 let list = [], place = 0, base = "", classes = [], changed = () => {};
 let view = null, mask = null, tag = "", origin = "";
 let tool = "brush", value = 1, corners = [], cursor = null, stroke = null, pinch = null;
-let dirty = false, saving = null, timer = 0, loading = 0;
+let dirty = false, saving = null, timer = 0, loading = 0, penned = false;
 const pointers = new Map();
 
 // Opens the editor on one of several photographs; `onChange(id)` is told of each that is saved.
@@ -29,7 +31,7 @@ export async function edit(collection, photographs, id, onChange) {
 }
 
 async function load(index) {
-  if (index < 0 || index >= list.length || !(await flush())) return;
+  if (index < 0 || index >= list.length || !(await leave())) return;
   const mine = ++loading, entry = list[index];
   place = index;
   byId("editor-name").textContent = `${entry.name} · ${index + 1} of ${list.length}`;
@@ -50,7 +52,7 @@ async function load(index) {
     mask = new Mask(width, height, data);
     view = new View(byId("photo-layer"), byId("mask-layer"), mask, `${base}/${entry.id}`, classes);
     view.opacity = byId("opacity").value / 100;
-    [corners, cursor, stroke, dirty] = [[], null, null, false];
+    [corners, cursor] = [[], null];
     dialog.dataset.ready = entry.id;
     draw();
     status({ correction: "Corrected", prediction: "Predicted", data: "From the data set", nothing: "Not painted yet" }[origin]);
@@ -81,19 +83,34 @@ function touched(box) {
   byId("undo").disabled = !mask.done.length;
   byId("redo").disabled = !mask.undone.length;
   status("Not saved yet");
-  clearTimeout(timer);
-  timer = setTimeout(flush, 900);
+  saveSoon(900);
 }
 
-// True when nothing is left to save.
-async function flush() {
+function saveSoon(milliseconds) {
   clearTimeout(timer);
-  if (saving) await saving;
-  if (!dirty) return true;
-  saving = store(tag);
-  const done = await saving;
-  saving = null;
-  return done;
+  // A stroke is saved whole: it may still be taken back.
+  timer = setTimeout(() => (stroke?.kind === "paint" ? saveSoon(300) : flush()), milliseconds);
+}
+
+// True when nothing is left to save; what is painted while it is saved is saved as well.
+function flush() {
+  clearTimeout(timer);
+  saving ??= drain().finally(() => { saving = null; });
+  return saving;
+}
+
+async function drain() {
+  while (dirty) if (!(await store(tag))) return false;
+  return true;
+}
+
+// Before another picture: a stroke that is not ended ends, and all is saved.
+async function leave() {
+  do {
+    settle();
+    if (!(await flush())) return false;
+  } while (stroke || dirty);
+  return true;
 }
 
 async function store(seen) {
@@ -111,12 +128,12 @@ async function store(seen) {
   } catch (error) {
     dirty = true;
     status("Not saved");
-    if (error instanceof Refusal && error.status === 412) conflict(error.message);
+    if (error.status === 412) conflict(error.message);
     else if (error.status === 0 || error.status === 401) {
       // The server is away, or was started anew: as soon as it is back, or its new address is open
       // in another window, this is saved.
       status(`Not saved yet. ${error.message}`);
-      timer = setTimeout(flush, 3000);
+      saveSoon(3000);
     } else say(error.message, true);
     return false;
   }
@@ -129,11 +146,14 @@ async function packed(data) {
 }
 
 function conflict(sentence) {
-  const box = make("div", { class: "message error" }, make("p", {}, sentence),
+  if (dialog.querySelector(".conflict")) return;
+  const choice = (text, then) => make("button", { type: "button", onclick: () => { box.remove(); then(); } }, text);
+  const box = make("div", { class: "messages conflict", role: "alert" }, make("div", { class: "message error" }, make("p", {}, sentence),
     make("p", { class: "row" },
-      make("button", { type: "button", onclick: async () => { box.remove(); dirty = false; await load(place); } }, "Load it again"),
-      make("button", { type: "button", onclick: async () => { box.remove(); await store("*"); } }, "Keep mine")));
-  dialog.append(make("div", { class: "messages" }, box));
+      choice("Load it again", () => { dirty = false; load(place); }),
+      choice("Keep mine", () => { tag = "*"; flush(); }))));
+  dialog.append(box);
+  box.querySelector("button").focus();
 }
 
 // --- Tools ---
@@ -177,8 +197,8 @@ const painted = () => (tool === "eraser" ? 0 : value);
 // A brush of one pixel paints the one below the pointer, wherever in it that is.
 const aimed = point => (radius() > 0.5 ? point : point.map(value => Math.floor(value) + 0.5));
 
-function paint(from, to) {
-  const box = mask.line(...aimed(from), ...aimed(to), radius(), painted());
+function paint(from, to, index) {
+  const box = mask.line(...aimed(from), ...aimed(to), radius(), index);
   if (box) view.drawMask(box);
 }
 
@@ -204,6 +224,7 @@ async function wave(x, y) {
     const answer = await ask(`${base}/${list[place].id}/wand`, { method: "POST", body });
     const found = new Uint8Array(await answer.arrayBuffer());
     if (here !== mask) return;
+    settle();
     mask.begin();
     mask.stamp(answer.headers.get("X-Box").split(",").map(Number), found, painted());
     const box = mask.end();
@@ -215,6 +236,7 @@ async function wave(x, y) {
 }
 
 function fillPolygon() {
+  settle();
   if (corners.length > 2) {
     mask.begin();
     mask.polygon(corners, painted());
@@ -234,53 +256,77 @@ function back(step) {
 }
 
 // --- Pointers: one paints, two move and scale; a mouse's other buttons move ---
+//
+// A pen paints alike however hard it is pressed, and its other end erases. The hand that lies beside
+// it touches, too: once a pen has been used, fingers move and scale, and do not paint.
 
 function at(event) {
   const box = guide.getBoundingClientRect();
   return [event.clientX - box.left, event.clientY - box.top];
 }
 
+// What a pointer does from where it is put down.
+function begin(event) {
+  const spot = at(event), from = view.toPicture(...spot), pen = event.pointerType === "pen";
+  const erases = pen && event.button === OTHER_END, moves = penned && event.pointerType === "touch";
+  const paints = ["brush", "eraser"].includes(tool) && event.button === 0 && !moves;
+  if (erases || paints) {
+    stroke = { kind: "paint", pen, spot, way: 0, last: from, index: erases ? 0 : painted() };
+    mask.begin();
+    paint(from, from, stroke.index);
+  } else if (tool === "hand" || moves || event.button > 0) stroke = { kind: "move", pen, spot };
+  else stroke = { kind: "press", pen, spot };
+}
+
+// Ends what a pointer is doing; what it has painted stays.
+function settle() {
+  if (stroke?.kind === "paint") touched(mask.end());
+  stroke = pinch = null;
+}
+
+// Gives way to a second finger or a pen. What was painted on a way stays, a dot does not.
+function giveWay() {
+  if (stroke?.kind === "paint" && stroke.way < TWITCH) {
+    mask.cancel();
+    view.drawMask();
+    stroke = null;
+  }
+  settle();
+}
+
 guide.addEventListener("pointerdown", event => {
   if (!view) return;
   event.preventDefault();
+  const pen = event.pointerType === "pen";
+  if (stroke?.pen && !pen) return;
   guide.focus({ preventScroll: true });
+  penned ||= pen;
+  if (pen) pointers.clear(); // the hand came first
   guide.setPointerCapture(event.pointerId);
   pointers.set(event.pointerId, at(event));
-  if (pointers.size === 2) {
-    if (stroke?.kind === "paint") {
-      mask.cancel();
-      view.drawMask();
-    }
-    stroke = null;
-    pinch = [...pointers.values()];
-  } else if (pointers.size === 1) {
-    const place = view.toPicture(...at(event));
-    if (tool === "hand" || event.button > 0) stroke = { kind: "move", last: at(event) };
-    else if (tool === "brush" || tool === "eraser") {
-      stroke = { kind: "paint", last: place };
-      mask.begin();
-      paint(place, place);
-    } else stroke = { kind: "press", start: at(event) };
-  }
+  if (pen || pointers.size === 2) giveWay();
+  if (pointers.size === 2) pinch = [...pointers.values()];
+  else if (pointers.size === 1) begin(event);
 });
 
 guide.addEventListener("pointermove", event => {
-  if (!view) return;
+  if (!view || (stroke?.pen && event.pointerType !== "pen")) return;
   cursor = view.toPicture(...at(event));
   if (pointers.has(event.pointerId)) {
     pointers.set(event.pointerId, at(event));
     if (pinch && pointers.size === 2) scalePinch();
     else if (stroke?.kind === "move") {
-      view.pan(...difference(at(event), stroke.last));
-      stroke.last = at(event);
+      view.pan(...difference(at(event), stroke.spot));
+      stroke.spot = at(event);
       view.draw();
     } else if (stroke?.kind === "paint") {
       const events = event.getCoalescedEvents?.() ?? [];
       for (const each of events.length ? events : [event]) {
         const next = view.toPicture(...at(each));
-        paint(stroke.last, next);
+        paint(stroke.last, next, stroke.index);
         stroke.last = next;
       }
+      stroke.way = Math.max(stroke.way, Math.hypot(...difference(at(event), stroke.spot)));
     }
   }
   drawGuide();
@@ -299,9 +345,10 @@ function scalePinch() {
 function lift(event) {
   if (!pointers.delete(event.pointerId)) return;
   if (pointers.size < 2) pinch = null;
-  if (stroke?.kind === "paint") touched(mask.end());
-  else if (stroke?.kind === "press" && event.type === "pointerup") press(view.toPicture(...stroke.start));
+  const ended = stroke;
   stroke = null;
+  if (ended?.kind === "paint") touched(mask.end());
+  else if (ended?.kind === "press" && event.type === "pointerup") press(view.toPicture(...ended.spot));
   drawGuide();
 }
 guide.addEventListener("pointerup", lift);
@@ -365,8 +412,9 @@ function onArrow(event) {
 }
 
 function atOnce(from, to) {
+  settle();
   mask.begin();
-  paint(from, to);
+  paint(from, to, painted());
   touched(mask.end());
 }
 
@@ -385,7 +433,8 @@ function onCanvasKey(event) {
 
 function onKey(event) {
   const key = event.key.toLowerCase(), plain = !event.ctrlKey && !event.metaKey && !event.altKey;
-  if ((event.ctrlKey || event.metaKey) && key === "z") back(event.shiftKey ? "redo" : "undo");
+  if ((event.ctrlKey || event.metaKey) && key === "s") leave();
+  else if ((event.ctrlKey || event.metaKey) && key === "z") back(event.shiftKey ? "redo" : "undo");
   else if ((event.ctrlKey || event.metaKey) && key === "y") back("redo");
   else if (!plain) return false;
   else if (key in TOOLS) choose(TOOLS[key]);
@@ -438,7 +487,7 @@ async function close() {
     corners = [];
     return draw();
   }
-  if (!(await flush())) return;
+  if (!(await leave())) return;
   loading++; // what is still on its way is not wanted any more
   view?.close();
   view = mask = null;
@@ -452,8 +501,8 @@ dialog.addEventListener("cancel", event => { event.preventDefault(); close(); })
 byId("previous").addEventListener("click", () => load(place - 1));
 byId("next").addEventListener("click", () => load(place + 1));
 byId("keep").addEventListener("click", async () => {
-  dirty = true;
-  if ((await flush()) && place + 1 < list.length) load(place + 1);
+  dirty = Boolean(mask);
+  if ((await leave()) && place + 1 < list.length) load(place + 1);
 });
 byId("undo").addEventListener("click", () => back("undo"));
 byId("redo").addEventListener("click", () => back("redo"));
@@ -467,5 +516,5 @@ byId("opacity").addEventListener("input", () => {
   view.drawMask();
 });
 new ResizeObserver(() => { if (view?.resize()) fitAll(); }).observe(byId("stage"));
-window.addEventListener("beforeunload", event => { if (dirty || saving) event.preventDefault(); });
-document.addEventListener("visibilitychange", () => { if (document.hidden) flush(); });
+window.addEventListener("beforeunload", event => { if (dirty || saving || stroke) event.preventDefault(); });
+document.addEventListener("visibilitychange", () => { if (document.hidden && mask) leave(); });

@@ -17,8 +17,11 @@ export function make(name, attributes = {}, ...children) {
 }
 
 export function say(text, error = false) {
-  const box = make("div", { class: error ? "message error" : "message" }, text);
-  byId("messages").append(box);
+  const box = make("div", { class: error ? "message error" : "message" }, text), all = byId("messages");
+  // An open dialog covers all that lies outside it.
+  const place = document.querySelector("dialog[open]") ?? document.body;
+  if (all.parentElement !== place) place.append(all);
+  all.append(box);
   setTimeout(() => box.remove(), error ? 12000 : 5000);
 }
 
