@@ -270,19 +270,22 @@ class Desk:
         if root is None and painted is None:
             raise UserError("Choose a data set, or train on what was corrected.")
         weights = wish.get("weights") or None
-        if weights not in (None, "none"):
-            weights = str(self.model(weights))
+        own = None if weights in (None, "none") else self.model(weights)
+        if own is not None and own.is_dir():
+            raise UserError("Folds are several models; start from the weights of another one.")
         self.trainings.refuse_second()
         name = self.trainings.new_name()
         title = printable(root.name if root else "corrections")
         title += " with corrections" if root and painted else ""
         options = {key: wish.get(key) or None for key in ("model", "imgsz", "batch")}
-        options |= {"recipe": wish["recipe"], "epochs": wish["epochs"], "weights": weights}
+        options |= {"recipe": wish["recipe"], "epochs": wish["epochs"]}
+        options |= {"weights": str(own) if own else weights}
 
         def work(job: Job) -> None:
             target = self.space.path / "training_data" / name
             data = training_folder(root, painted, target)
-            self.trainings.start(name, Wish(str(data), **options), title)
+            network = network_of(own) if own and not options["model"] else {}
+            self.trainings.start(name, Wish(str(data), **options | network), title)
 
         # To bring a data set and its corrections together, each of its masks is read.
         return self.worker.submit(Job("train", f"Preparing {title}", "train"), work)
@@ -310,6 +313,17 @@ class Desk:
 
         job = Job("video", f"Marking {printable(source.name)}", secrets.token_hex(8))
         return self.worker.submit(job, work)
+
+
+def network_of(checkpoint: Path) -> dict[str, str | int | None]:
+    """What a training from a checkpoint's weights must say of its network, in `Wish`'s words."""
+    from models.checkpoint import parse_description, read_checkpoint  # they bring PyTorch
+
+    content = read_checkpoint(checkpoint)
+    if "model_config" not in content:  # the article's own: the recipe knows as much
+        return {}
+    config, _ = parse_description(content, checkpoint)
+    return {"model": config.variant, "head": config.head, "window": config.window}
 
 
 def _model_id(path: Path) -> str:

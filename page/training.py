@@ -36,6 +36,7 @@ class Wish:
         data: the data set's folder.
         weights: a checkpoint to start from, "none", or None.
         imgsz: width and height of the network's input.
+        head, window: of the network, as train.py names them.
     """
 
     data: str
@@ -45,14 +46,16 @@ class Wish:
     weights: str | None = None
     imgsz: tuple[int, int] | None = None
     batch: int | None = None
+    head: str | None = None
+    window: int | None = None
 
     def flags(self) -> list[str]:
         """As they are typed; each value is bound to its flag, so that none can be a flag."""
         flags = [f"--data={self.data}", f"--recipe={self.recipe}", f"--epochs={self.epochs}"]
         flags += [f"--model={self.model}"] if self.model else []
-        flags += [f"--weights={self.weights}"] if self.weights else []
         flags += ["--imgsz", *map(str, self.imgsz)] if self.imgsz else []
-        return flags + ([f"--batch={self.batch}"] if self.batch else [])
+        rest = {name: getattr(self, name) for name in ("weights", "batch", "head", "window")}
+        return flags + [f"--{name}={value}" for name, value in rest.items() if value]
 
 
 class Trainings:

@@ -2,6 +2,7 @@
 
 import shutil
 import threading
+import time
 from contextlib import contextmanager
 
 import uvicorn
@@ -32,3 +33,24 @@ def serving(desk, port=0, **options):
     finally:
         server.should_exit = True
         thread.join(20)
+
+
+def wait_for(condition) -> None:
+    """Until something is so; a test never waits for a time."""
+    until = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def ended(client, job: dict) -> dict:
+    """A job when it has ended."""
+    found = {}
+
+    def look() -> bool:
+        jobs = client.get("/api/state").json()["jobs"]
+        found.update(next(entry for entry in jobs if entry["id"] == job["id"]))
+        return found["state"] not in ("waiting", "running")
+
+    wait_for(look)
+    return found

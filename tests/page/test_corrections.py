@@ -2,12 +2,16 @@
 
 import gzip
 import io
+import sys
 
 import numpy as np
 import pytest
 from data_sets import COFFEE, COLORS, blobs, make_data, photo, save_with_exif
+from open_page import ended
 from PIL import Image
+from run_tiny import add_tiny
 
+import train
 from common.errors import UserError
 from config import ClassTable
 from data.checks import check_data_set
@@ -228,3 +232,70 @@ def test_tiles_of_all_scales_make_up_the_photograph(client):
         sampled = image[:: 1 << level, :: 1 << level][: whole.shape[0], : whole.shape[1]]
         assert np.abs(whole.astype(int) - sampled).mean() < 3
     assert client.get(f"{address}/tile/0/3/0").status_code == 422
+
+
+@pytest.fixture
+def trained_here(monkeypatch):
+    """Trainings that are begun are kept; what comes back carries out the last, with tiny models."""
+    begun = []
+
+    class Child:
+        returncode = None
+
+        def __init__(self, command, **_):
+            begun.append((self, command))
+
+        def poll(self):
+            return self.returncode
+
+    def carry_out():
+        child, command = begun[-1]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", [*command[1:], "--workers=0"])
+            child.returncode = train.main()
+
+    add_tiny()
+    monkeypatch.setattr("page.training.subprocess.Popen", Child)
+    return carry_out
+
+
+def test_photographs_alone_are_enough_from_round_to_round(desk, client, trained_here):
+    """Painted from nothing, trained on that alone, segmented, corrected, trained once more."""
+    made = client.post("/api/collections", json={"title": "mine"}).json()["id"]
+    base = f"/api/collections/{made}"
+    for number in range(3):
+        name = f"{base}/photographs?name=leaf{number}.png"
+        assert client.put(name, content=jpeg(photo(number))).status_code == 201
+    wish = {"recipe": "light", "model": "tiny", "weights": "none", "epochs": 1, "width": 64}
+    wish |= {"data": "", "corrections": True, "height": 32}
+    assert "Nothing is corrected" in client.post("/api/runs", json=wish).json()["error"]
+    names = ["background", "leaf", "spot"]
+    assert client.post(f"{base}/classes", json={"names": names}).status_code == 204
+    shown = client.get(base).json()["photographs"]
+    addresses = [f"{base}/photographs/{entry['id']}" for entry in shown]
+    for address in addresses[:2]:
+        assert client.get(f"{address}/mask").headers["x-origin"] == "nothing"
+        assert store(client, address, blobs((0, 1, 2))).status_code == 204
+
+    def round_with(wish):
+        assert ended(client, client.post("/api/runs", json=wish).json())["state"] == "done"
+        trained_here()
+        [run, *_] = client.get("/api/state").json()["runs"]
+        assert (run["state"], len(run["history"])) == ("done", 1)
+
+    round_with(wish)
+    assert ended(client, client.post(f"{base}/segment", json={}).json())["state"] == "done"
+    rows = client.get(base).json()["photographs"]
+    assert [(row["corrected"], row["segmented"]) for row in rows] == [
+        (True, True), (True, True), (False, True),
+    ]  # fmt: skip
+    assert client.get(f"{addresses[0]}/mask").content == blobs((0, 1, 2)).tobytes()
+    assert client.get(f"{addresses[2]}/mask").headers["x-origin"] == "prediction"
+    assert store(client, addresses[2], blobs((0, 2))).status_code == 204
+    assert len({path.parents[1] for path in painted(desk)}) == 1
+    [model] = client.get("/api/state").json()["models"]
+    # With another network than the recipe's the weights would be none of its own.
+    round_with(wish | {"weights": model["id"], "model": ""})
+    newest = desk.trainings.names()[0]
+    data = open_source(desk.space.path / "training_data" / newest)
+    assert {split: len(pairs) for split, pairs in data.pairs.items()} == {"train": 2, "valid": 1}

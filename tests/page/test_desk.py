@@ -5,12 +5,11 @@ import os
 import socket
 import sys
 import threading
-import time
 
 import numpy as np
 import pytest
 from data_sets import COFFEE, blobs, make_data, photo
-from open_page import HOME, TOKEN
+from open_page import HOME, TOKEN, ended, wait_for
 from PIL import Image
 from starlette.testclient import TestClient
 from tiny_model import save_tiny
@@ -24,27 +23,6 @@ from page.jobs import WAITING, Job, Worker
 from page.server import make_app
 from page.training import Trainings, Wish, find_models
 from training.flags import parse_args
-
-
-def wait_for(condition) -> None:
-    """Until something is so; a test never waits for a time."""
-    until = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.01)
-
-
-def ended(client, job: dict) -> dict:
-    """A job when it has ended."""
-    found = {}
-
-    def look() -> bool:
-        jobs = client.get("/api/state").json()["jobs"]
-        found.update(next(entry for entry in jobs if entry["id"] == job["id"]))
-        return found["state"] not in ("waiting", "running")
-
-    wait_for(look)
-    return found
 
 
 def test_the_line_is_bounded_and_outlives_what_fails_in_it(capsys):
