@@ -89,6 +89,35 @@ class Corrections:
         write_mask(path, mask, classes.colors)
         return path
 
+    def sets(self) -> list[tuple[Path, tuple[str, ...], int]]:
+        """The data sets that hold a correction, the one painted on last first.
+
+        Returns:
+            of each the folder, the classes and how many pictures it has.
+        """
+        found = []
+        for table in self.root.glob("*/labelmap.txt"):
+            times = [mask.stat().st_mtime_ns for mask in table.parent.glob("*_masks/*.png")]
+            if times:
+                names = read_class_table(table.parent).names
+                found.append((max(times), table.parent, names, len(times)))
+        return [entry[1:] for entry in sorted(found, reverse=True)]
+
+    def fitting(self, classes: ClassTable | None) -> Path:
+        """The data set that a training takes: one of these classes, or any; the last painted on.
+
+        Raises:
+            UserError: there is none.
+        """
+        if classes and any(self.copies(classes)):
+            return self.folder(classes)
+        for folder, names, _ in self.sets():
+            if classes is None or names == classes.names:
+                return folder
+        which = f" with the classes {', '.join(classes.names)}" if classes else ""
+        what = f"Nothing is corrected yet{which}; correct a picture, or train without."
+        raise UserError(what)
+
     def tidy(self) -> None:
         """Remove the copies of photographs whose masks a killed server never wrote."""
         for copy in self.root.glob("*/*_images/*"):

@@ -11,6 +11,7 @@ import sys
 import threading
 import zipfile
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ from page.corrections import Corrections, content_digest, read_labels, training_
 from page.findings import describe_data
 from page.jobs import Job, Worker
 from page.pictures import Pictures, fingerprint
-from page.training import ROOT, Trainings, Wish, find_models
+from page.training import ROOT, Model, Trainings, Wish, find_models
 from page.workspace import Collection, Photograph, Workspace, classes_of, clean_name, free_name
 
 MASK_ENDING = "_mask.png"  # as inference.results names it; that room would bring matplotlib
@@ -58,13 +59,24 @@ class Desk:
 
     # --- What there is ---
 
-    def models(self) -> list[dict]:
+    def models(self) -> dict[str, Model]:
         """Trained models, the newest first, by the id that the browser names them with."""
         found = find_models([self.trainings.folder, Path("outputs")])
-        return [entry | {"id": _model_id(entry["path"])} for entry in found]
+        at_work = self.trainings.at_work()
+        runs = [at_work and (self.trainings.folder / at_work).resolve()]
+        models = (
+            replace(model, finished=model.finished and model.path.parent not in runs)
+            for model in found
+        )
+        return {_model_id(model.path): model for model in models}
 
-    def model(self, name: str) -> Path:
-        """The checkpoint that a browser's id means; "" is the newest.
+    def preferred(self, models: dict[str, Model]) -> str:
+        """The id of the model that is taken unless a person chooses: the newest finished one."""
+        finished = (name for name, model in models.items() if model.finished)
+        return next(finished, next(iter(models), ""))
+
+    def model(self, name: str) -> Model:
+        """The model that a browser's id means; "" is the preferred one.
 
         Raises:
             UserError: there is none.
@@ -72,10 +84,10 @@ class Desk:
         found = self.models()
         if not found:
             raise UserError("There is no trained model yet; train one first.")
-        paths = {entry["id"]: entry["path"] for entry in found} | {"": found[0]["path"]}
-        if name not in paths:
+        name = name or self.preferred(found)
+        if name not in found:
             raise UserError("That model is gone; choose another.")
-        return paths[name]
+        return found[name]
 
     def collection(self, name: str) -> Collection:
         found = self.space.collections.get(name)
@@ -100,13 +112,12 @@ class Desk:
 
     def segment(self, collection: Collection, model: str) -> Job:
         """Put a collection into the line of what is segmented."""
-        path = self.model(model)
-        name = next(entry["name"] for entry in self.models() if entry["path"] == path)
+        chosen = self.model(model)
         if not collection.photographs:
             raise UserError("There is no photograph here yet; drop some.")
         job = Job("segment", f"Segmenting {collection.title}", collection.id)
         return self.worker.submit(
-            job, lambda job: self.segmenter().photographs(job, collection, path, name)
+            job, lambda job: self.segmenter().photographs(job, collection, chosen.path, chosen.name)
         )
 
     def segmenter(self):
@@ -266,23 +277,27 @@ class Desk:
             UserError: a choice that cannot be, or another training is at work.
         """
         root = self.space.named_folder(wish["data"], data=True) if wish.get("data") else None
-        painted = self._chosen_corrections(root) if wish.get("corrections") else None
-        if root is None and painted is None:
+        corrected = bool(wish.get("corrections"))
+        if root is None and not corrected:
             raise UserError("Choose a data set, or train on what was corrected.")
+        if root is None:
+            self.corrections.fitting(None)  # or it is said at once that there is none
         weights = wish.get("weights") or None
-        own = None if weights in (None, "none") else self.model(weights)
+        own = None if weights in (None, "none") else self.model(weights).path
         if own is not None and own.is_dir():
             raise UserError("Folds are several models; start from the weights of another one.")
         self.trainings.refuse_second()
         name = self.trainings.new_name()
         title = printable(root.name if root else "corrections")
-        title += " with corrections" if root and painted else ""
+        title += " with corrections" if root and corrected else ""
         options = {key: wish.get(key) or None for key in ("model", "imgsz", "batch")}
         options |= {"recipe": wish["recipe"], "epochs": wish["epochs"]}
         options |= {"weights": str(own) if own else weights}
 
         def work(job: Job) -> None:
             target = self.space.path / "training_data" / name
+            classes = self.space.open(root, "data").classes if root and corrected else None
+            painted = self.corrections.fitting(classes) if corrected else None
             data = training_folder(root, painted, target)
             network = network_of(own) if own and not options["model"] else {}
             self.trainings.start(name, Wish(str(data), **options | network), title)
@@ -290,22 +305,11 @@ class Desk:
         # To bring a data set and its corrections together, each of its masks is read.
         return self.worker.submit(Job("train", f"Preparing {title}", "train"), work)
 
-    def _chosen_corrections(self, root: Path | None) -> Path:
-        """The corrections of the classes that a data set has; without one, the newest."""
-        data = [c for c in self.space.collections.values() if root and c.root == root]
-        if data and data[0].classes:
-            return self.corrections.folder(data[0].classes)
-        folders = self.corrections.root.glob("*/labelmap.txt")
-        newest = max(folders, key=lambda path: path.parent.stat().st_mtime, default=None)
-        if newest is None:
-            raise UserError("Nothing is corrected yet; correct a picture, or train without.")
-        return newest.parent
-
     # --- Videos ---
 
     def mark_video(self, source: Path, model: str) -> Job:
         """Put a video into the line."""
-        path, target = self.model(model), source.parent / "marked" / f"{source.stem}.mp4"
+        path, target = self.model(model).path, source.parent / "marked" / f"{source.stem}.mp4"
 
         def work(job: Job) -> None:
             self.segmenter().video(job, source, target, path)

@@ -137,18 +137,24 @@ class Pages:
         runs = [desk.trainings.describe(name) for name in desk.trainings.names()[:20]]
         for run in runs[1:]:
             run |= {"log": "", "history": run["history"][-1:]}
-        models = [
-            {"id": m["id"], "name": m["name"], "epochs": m["epochs"], "miou": m["miou"]}
-            for m in desk.models()
-        ]
+        models, told = desk.models(), ("name", "epochs", "miou", "folds", "finished")
+        by_run = {model.path.parent.name: name for name, model in models.items()}
+        for run in runs:
+            run["model"] = by_run.get(run["id"], "")
         jobs = [job.to_plain() for job in list(desk.worker.jobs.values())]
         return {
             "collections": collections,
-            "models": models,
+            "models": [
+                {"id": name} | {key: getattr(model, key) for key in told}
+                for name, model in models.items()
+            ],
+            "preferred": desk.preferred(models),
             "runs": runs,
             "jobs": jobs,
             "folders": desk.space.offered(),
-            "corrected": sum(1 for _ in desk.corrections.root.glob("*/*_masks/*.png")),
+            "corrected": [
+                {"classes": names, "count": count} for _, names, count in desk.corrections.sets()
+            ],
         }
 
     # --- Photographs ---

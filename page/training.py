@@ -8,15 +8,18 @@ import json
 import os
 import re
 import signal
+import statistics
 import subprocess
 import sys
 import threading
 import time
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from common.errors import UserError
 from common.files import write_text
+from data.splits import FOLDS_FILE, Division
 
 try:
     import fcntl
@@ -107,8 +110,7 @@ class Trainings:
         Raises:
             UserError: one is at work.
         """
-        running = [name for name in self.names() if self.is_running(name)]
-        if running:
+        if self.at_work():
             raise UserError("A training is at work already; wait for its end, or stop it.")
 
     def _run(self, name: str, flags: list[str]) -> None:
@@ -129,6 +131,10 @@ class Trainings:
             child.terminate()
         elif self.is_running(name):
             os.kill(int((self.folder / name / ".lock").read_text().split()[0]), signal.SIGTERM)
+
+    def at_work(self) -> str:
+        """The name of the run that is at work, "" if none is."""
+        return next(filter(self.is_running, self.names()), "")
 
     def names(self) -> list[str]:
         """All runs, the newest first."""
@@ -164,7 +170,6 @@ class Trainings:
             "can_go_on": not running and not finished and (folder / "last.pth").is_file(),
             "log": log[-4000:],
             "error": next((x[7:] for x in log.splitlines()[::-1] if x.startswith("error: ")), ""),
-            "has_model": (folder / BEST).is_file(),
             "pictured": (picture := self.picture(name)) and picture.name,
             "has_report": (folder / "report.html").is_file(),
         }
@@ -183,23 +188,71 @@ def read_history(folder: Path) -> list[dict]:
         return []
 
 
-def find_models(folders: list[Path]) -> list[dict]:
-    """Trained models, the newest first: path, name and what they reached."""
+@dataclass(frozen=True)
+class Model:
+    """A trained model, as a person chooses it.
+
+    Args:
+        path: a checkpoint, or a folder of folds, which are one model together.
+        name: the run's.
+        epochs: that it was trained for, each of its folds if it has any.
+        miou: of validation, the best; of folds their mean; None where nobody has written it down.
+        folds: how many, 0 for a model that is one.
+        finished: whether its run came to its end.
+        changed: when, in seconds.
+    """
+
+    path: Path
+    name: str
+    epochs: int
+    miou: float | None
+    folds: int
+    finished: bool
+    changed: float
+
+
+def find_models(folders: list[Path]) -> list[Model]:
+    """Trained models, the newest first; folds of which one is not trained yet are none."""
     best = (path for folder in folders for place in PLACES for path in folder.glob(place + BEST))
-    # A folder of folds is one model, whichever of its folds was found.
-    paths = {
-        path.parents[1] if (path.parents[1] / "folds.csv").is_file() else path
-        for path in (path.resolve() for path in best)
-    }
-    newest = sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True)
-    found = []
-    for path in newest[:100]:
-        run = path if path.is_dir() else path.parent
-        scores = [row.get("valid_miou") for row in read_history(run)]
-        best = max((score for score in scores if score is not None), default=None)
-        name = " ".join(filter(None, (_title_of(run), run.name)))
-        found.append({"path": path, "name": name, "epochs": len(scores), "miou": best})
-    return found
+    runs = {path.resolve().parent for path in best}
+    parents = {run.parent for run in runs if (run.parent / FOLDS_FILE).is_file()}
+    alone = [run for run in runs if run.parent not in parents]
+    found = [_describe(run / BEST, run, [run]) for run in alone]
+    for parent in parents:
+        # As training.run_folder names them; that room would bring matplotlib.
+        folds = [parent / f"fold_{number}" for number in range(_count_folds(parent))]
+        if folds and all(fold in runs for fold in folds):
+            found.append(_describe(parent, parent, folds))
+    return sorted(found, key=lambda model: model.changed, reverse=True)[:100]
+
+
+def _describe(path: Path, run: Path, trained: list[Path]) -> Model:
+    histories = [read_history(folder) for folder in trained]
+    scores = [[row["valid_miou"] for row in rows if row.get("valid_miou")] for rows in histories]
+    best = [max(own) for own in scores if own]
+    return Model(
+        path,
+        " ".join(filter(None, (_title_of(run), run.name))),
+        epochs=max(map(len, histories)),
+        miou=statistics.fmean(best) if best else None,
+        folds=len(trained) if path == run else 0,
+        finished=all((folder / "report.html").is_file() for folder in trained),
+        changed=max((folder / BEST).stat().st_mtime for folder in trained),
+    )
+
+
+def _count_folds(parent: Path) -> int:
+    path = parent / FOLDS_FILE
+    return _read_folds(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=100)
+def _read_folds(path: Path, changed: int) -> int:
+    """How many folds a table has; the page asks each second. 0 if it is none."""
+    try:
+        return Division.read(path, "fold").count
+    except UserError:
+        return 0
 
 
 def _title_of(folder: Path) -> str:

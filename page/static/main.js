@@ -51,7 +51,7 @@ async function look() {
   byId("folders").replaceChildren(...folders);
   const models = state.models.map(model => [model.id, nameOf(model)]);
   for (const id of ["model", "video-model"]) {
-    const select = byId(id), chosen = select.dataset.chosen ?? models[0]?.[0]; // the newest, until somebody chooses
+    const select = byId(id), chosen = select.dataset.chosen ?? state.preferred; // until somebody chooses
     fill(select, models.length ? models : [["", "none yet"]], chosen);
   }
   showJobs(state.jobs);
@@ -70,8 +70,14 @@ async function look() {
 const isAtWork = job => ["waiting", "running"].includes(job.state);
 
 export function nameOf(model) {
+  const trained = model.folds ? `${model.folds} folds, ${model.epochs} epochs each` : `${model.epochs} epochs`;
   const reached = model.miou == null ? "" : `, mIoU ${model.miou.toFixed(2)}`;
-  return `${model.name} (${model.epochs} epochs${reached})`;
+  return `${model.name} (${trained}${reached}${model.finished ? "" : ", not finished"})`;
+}
+
+// A model is chosen, here or where its training is shown.
+export function chooseModel(id, select = byId("model")) {
+  select.dataset.chosen = select.value = id;
 }
 
 function showJobs(jobs) {
@@ -109,7 +115,7 @@ window.addEventListener("hashchange", () => {
   show();
   refresh();
 });
-for (const id of ["model", "video-model"]) byId(id).addEventListener("change", ({ target }) => { target.dataset.chosen = target.value; });
+for (const id of ["model", "video-model"]) byId(id).addEventListener("change", ({ target }) => chooseModel(target.value, target));
 // A file that misses the place to drop it must not take the place of the page.
 for (const name of ["dragover", "drop"]) window.addEventListener(name, event => event.preventDefault());
 if (hasToken()) show();

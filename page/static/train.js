@@ -1,6 +1,6 @@
 // Train: what a person chooses, and the run as it goes.
 
-import { nameOf, refresh } from "./main.js";
+import { chooseModel, nameOf, refresh } from "./main.js";
 import { byId, duration, fill, make, say, tried } from "./parts.js";
 import { blobOf, post, ticket } from "./server.js";
 
@@ -10,9 +10,10 @@ let drawn = "", running = "";
 const picture = { name: "", url: "" }; // the last one that was fetched
 
 export function update(state) {
-  const weights = [["", "the recipe's own"], ["none", "none, random"], ...state.models.map(model => [model.id, `your model ${nameOf(model)}`])];
+  const weights = [["", "the recipe's own"], ["none", "none, random"], ...state.models.filter(model => !model.folds).map(model => [model.id, `your model ${nameOf(model)}`])];
   fill(byId("weights"), weights);
-  byId("corrected-count").textContent = state.corrected ? `(${state.corrected})` : "(none yet)";
+  const sets = state.corrected.map(({ classes, count }) => `${count} with ${classes.join(", ")}`);
+  byId("corrected-count").textContent = `(${sets.join("; ") || "none yet"})`;
   const [run] = state.runs;
   const now = JSON.stringify([run, state.runs.map(each => each.state)]);
   if (now === drawn) return;
@@ -40,7 +41,7 @@ function live(run) {
     run.state === "running" ? doing("Stop", "stop") : null,
     run.can_go_on ? doing("Go on", "resume") : null,
     run.has_report && run.state !== "running" ? make("button", { type: "button", class: "primary", onclick: () => report(run.id) }, "Show the report") : null,
-    run.has_model && run.state !== "running" ? make("button", { type: "button", onclick: () => { location.hash = "#photographs"; } }, "Segment photographs") : null));
+    run.model && run.state !== "running" ? make("button", { type: "button", onclick: () => { chooseModel(run.model); location.hash = "#photographs"; } }, "Segment photographs") : null));
   if (last) {
     parts.push(make("div", { class: "charts" },
       chart("Mean IoU", run.history, "miou"), chart("Loss", run.history, "loss")));

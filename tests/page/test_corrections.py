@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import os
 import sys
 
 import numpy as np
@@ -176,6 +177,26 @@ def test_corrections_alone_need_one_picture_to_validate_with(tmp_path):
     assert open_source(training_folder(None, folder, tmp_path / "two")).pairs.keys() == {
         "train", "valid",
     }  # fmt: skip
+
+
+def test_a_training_takes_the_corrections_of_its_classes_or_those_painted_last(tmp_path):
+    corrections = Corrections(tmp_path / "corrections")
+    with pytest.raises(UserError, match="Nothing is corrected yet; correct"):
+        corrections.fitting(None)
+    two = ClassTable(("background", "leaf"), *[((0, 0, 0), (0, 176, 0))] * 2)
+    for number, classes in enumerate((TABLE, two, TABLE)):
+        write_image(tmp_path / f"{number}.png", photo(number))
+        mask = corrections.save(tmp_path / f"{number}.png", blobs((0, 1)), classes, "train")
+        os.utime(mask, (number, number))
+    assert [(names, count) for _, names, count in corrections.sets()] == [
+        (TABLE.names, 2), (two.names, 1),
+    ]  # fmt: skip
+    assert corrections.fitting(None) == corrections.folder(TABLE)
+    assert corrections.fitting(two) == corrections.folder(two)
+    other_colors = ClassTable(two.names, *[((0, 0, 0), (9, 9, 9))] * 2)
+    assert corrections.fitting(other_colors) == corrections.folder(two)
+    with pytest.raises(UserError, match="with the classes background, spot"):
+        corrections.fitting(ClassTable(("background", "spot"), two.colors, two.colors))
 
 
 def test_corrections_of_other_classes_are_not_mixed_into_a_data_set(tmp_path):

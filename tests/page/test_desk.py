@@ -210,18 +210,48 @@ def test_a_training_outlives_the_server_and_is_found_stopped_and_resumed(script)
     assert later.describe("one")["log"].count("3/8") == 2
 
 
+def make_run(folder, age: int, scores=(), finished=True):
+    """What a training leaves that was so long ago, of that many epochs."""
+    folder.mkdir(parents=True)
+    (folder / "best_model_iou.pth").touch()
+    os.utime(folder / "best_model_iou.pth", (1000 - age, 1000 - age))
+    rows = (json.dumps({"valid_miou": score}) for score in scores)
+    (folder / "log.jsonl").write_text("\n".join(rows))
+    if finished:
+        (folder / "report.html").touch()
+
+
 def test_models_are_found_the_newest_first_and_folds_as_one(tmp_path):
-    for age, name in enumerate(("a/best_model_iou.pth", "cv/fold_0/best_model_iou.pth")):
-        path = tmp_path / name
-        path.parent.mkdir(parents=True)
-        path.touch()
-        os.utime(path, (100 + age, 100 + age))
-    (tmp_path / "a/log.jsonl").write_text('{"valid_miou": 0.5}\n{"valid_miou": 0.25}\n')
-    (tmp_path / "cv/folds.csv").touch()
-    os.utime(tmp_path / "cv", (101, 101))
-    found = find_models([tmp_path])
-    assert [entry["path"] for entry in found] == [tmp_path / "cv", tmp_path / "a" / path.name]
-    assert (found[1]["epochs"], found[1]["miou"]) == (2, 0.5)
+    make_run(tmp_path / "a", 3, (0.5, 0.25))
+    for number in range(2):
+        make_run(tmp_path / f"cv/fold_{number}", 2 - number, (0.25, 0.5 + 0.25 * number))
+    (tmp_path / "cv/folds.csv").write_text("file,fold\na.png,0\nb.png,1\n")
+    folds, alone = find_models([tmp_path])
+    assert (folds.path, folds.name, folds.folds, folds.epochs) == (tmp_path / "cv", "cv", 2, 2)
+    assert (folds.miou, folds.finished) == (pytest.approx(0.625), True)
+    assert alone.path == tmp_path / "a/best_model_iou.pth"
+    assert (alone.folds, alone.epochs, alone.miou) == (0, 2, 0.5)
+    (tmp_path / "cv/fold_1/report.html").unlink()
+    assert not find_models([tmp_path])[0].finished
+    (tmp_path / "cv/folds.csv").write_text("file,fold\na.png,0\nb.png,1\nc.png,2\n")
+    assert find_models([tmp_path]) == [alone]  # a fold is not trained yet
+
+
+def test_the_newest_finished_model_is_taken_until_a_person_chooses(desk, client, monkeypatch):
+    runs = desk.trainings.folder
+    for age, name in enumerate(("at-work", "stopped", "newer", "older")):
+        make_run(runs / name, age, (0.5,), finished=name != "stopped")
+        (runs / name / "page.json").write_text('{"title": "leaves", "epochs": 1}')
+    monkeypatch.setattr(desk.trainings, "is_running", lambda name: name == "at-work")
+    state = client.get("/api/state").json()
+    names = {model["id"]: model["name"] for model in state["models"]}
+    assert list(names.values()) == [
+        "leaves at-work", "leaves stopped", "leaves newer", "leaves older",
+    ]  # fmt: skip
+    assert [model["finished"] for model in state["models"]] == [False, False, True, True]
+    assert names[state["preferred"]] == "leaves newer"
+    assert desk.model("").name == "leaves newer"
+    assert {run["id"]: names[run["model"]] for run in state["runs"]}["stopped"] == "leaves stopped"
 
 
 def test_a_taken_port_is_followed_by_the_next(capsys):
