@@ -27,6 +27,7 @@ from page.corrections import Corrections, content_digest, read_labels, training_
 from page.findings import describe_data
 from page.jobs import Job, Worker
 from page.pictures import Pictures, fingerprint
+from page.table import Table
 from page.training import ROOT, Model, Trainings, Wish, find_models
 from page.workspace import Collection, Photograph, Workspace, classes_of, clean_name, free_name
 
@@ -52,6 +53,7 @@ class Desk:
         self.space = Workspace(path, roots)
         self.corrections = Corrections(self.space.path / "corrections")
         self.corrections.tidy()
+        self.table = Table(self.corrections, self.space.path / "counted")
         self.trainings = Trainings(self.space.path / "runs", device)
         self.pictures, self.worker = Pictures(), Worker(debug)
         self._device, self._segmenter = device, None
@@ -94,19 +96,6 @@ class Desk:
         if found is None:
             raise KeyError(name)
         return found
-
-    def rows(self, collection: Collection) -> list[dict]:
-        """A line for each photograph: what is known of it, and its figures if it has any."""
-        figures, classes = collection.figures(), collection.classes
-        copies = self.corrections.copies(classes) if classes else {}
-        rows = []
-        for entry in list(collection.photographs.values()):
-            painted = classes and self.corrections.find(entry.path, classes, copies)
-            name = printable(entry.path.stem if entry.split else entry.name)
-            shown = {"id": entry.id, "name": name, "split": entry.split}
-            shown |= {"corrected": bool(painted), "segmented": entry.id in figures}
-            rows.append(shown | {"figures": _numbers(figures.get(entry.id, {}))})
-        return rows
 
     # --- Photographs ---
 
@@ -332,16 +321,3 @@ def network_of(checkpoint: Path) -> dict[str, str | int | None]:
 
 def _model_id(path: Path) -> str:
     return hashlib.blake2b(str(path).encode(errors="surrogateescape"), digest_size=8).hexdigest()
-
-
-def _numbers(row: dict[str, str]) -> dict[str, float | str]:
-    """The figures of a line of results.csv, numbers as numbers."""
-    figures = {}
-    for name, text in row.items():
-        if name in ("file", "width", "height") or text in (None, ""):
-            continue
-        try:
-            figures[name] = float(text)
-        except ValueError:
-            figures[name] = text
-    return figures

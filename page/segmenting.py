@@ -3,6 +3,7 @@
 This room brings PyTorch. It is imported by the thread that computes, after the page has opened.
 """
 
+import json
 from pathlib import Path
 from threading import Event
 
@@ -14,7 +15,7 @@ from inference.pictures import segment_pictures
 from inference.predictor import Predictor
 from inference.results import ResultFolder
 from page.jobs import Job
-from page.workspace import Collection
+from page.workspace import LOOK_FIRST, Collection
 from trust.calibration import digests_of
 from trust.doubt import make_judge
 from video.reader import VideoReader
@@ -76,6 +77,7 @@ class Segmenter:
             made = done | journal.added()
             folder.write_summary(journal, {name: made[name] for name in named if name in made})
             write_text(collection.results / "skipped.txt", "".join(f"{n}\n" for n in job.notes))
+            write_text(collection.home / LOOK_FIRST, json.dumps(order_to_look_at(collection)))
         if not made:
             raise UserError(job.notes[0] if job.notes else "Nothing was segmented.")
 
@@ -100,6 +102,20 @@ class Segmenter:
                     f"The video is damaged at {reader.damage.time:.2f} s ({reader.damage.reason}); "
                     f"the result holds the {job.done} frames that could be read."
                 )
+
+
+def order_to_look_at(collection: Collection) -> list[str]:
+    """The names of segmented photographs, the one first that is worth the most to look at.
+
+    Both figures are shares: what the model is little sure of comes first, and what is like nothing
+    in the training.
+    """
+    doubts = {
+        collection.photographs[name].name: 1 - float(row.get("confidence") or 1)
+        + float(row.get("unlike_training") or 0)
+        for name, row in collection.figures().items()
+    }  # fmt: skip
+    return sorted(doubts, key=doubts.__getitem__, reverse=True)
 
 
 def _remark(job: Job, text: str) -> None:

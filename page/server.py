@@ -179,6 +179,9 @@ class Pages:
         def show() -> dict:
             classes = collection.classes
             listed = [path for path in DOWNLOADS if (collection.results / path).is_file()]
+            rows = self.desk.table.rows(collection)
+            painted = any(row["corrected"] for row in rows) and "results.csv" not in listed
+            listed = ["results.csv"] * painted + listed
             return {
                 "id": collection.id, "title": collection.title, "kind": collection.kind,
                 "model": collection.model, "downloads": listed,
@@ -188,7 +191,7 @@ class Pages:
                     for n, c in zip(classes.names, classes.vis_colors, strict=True)
                 ],
                 "corrected": self.desk.corrections.count(classes) if classes else {},
-                "photographs": self.desk.rows(collection),
+                "photographs": rows,
             }  # fmt: skip
 
         return JSONResponse(await run_in_threadpool(show))
@@ -241,6 +244,10 @@ class Pages:
     def _photograph(self, request: Request) -> tuple[Any, Photograph]:
         collection = self.desk.collection(request.path_params["cid"])
         return collection, collection.photographs[request.path_params["pid"]]
+
+    async def photograph(self, request: Request) -> Response:
+        found = self._photograph(request)
+        return JSONResponse(await run_in_threadpool(self.desk.table.row, *found))
 
     async def tile(self, request: Request) -> Response:
         _, entry = self._photograph(request)
@@ -382,6 +389,8 @@ class Pages:
             path = self.desk.space.path / self.desk.worker.jobs[name].result.get("file", "")
         elif what == "masks":
             path = self.desk.mask_archive(self.desk.collection(name))
+        elif what == "results.csv":
+            path = self.desk.table.write(self.desk.collection(name))
         elif what in DOWNLOADS:
             path = self.desk.collection(name).results / what
         else:
@@ -421,6 +430,7 @@ def make_app(
         Route("/api/collections/{cid}/photographs", pages.add_photograph, methods=["PUT"]),
         Route("/api/collections/{cid}/segment", pages.segment, methods=["POST"]),
         Route("/api/collections/{cid}/classes", pages.classes, methods=["POST"]),
+        Route(photograph, pages.photograph),
         Route(photograph + "/tile/{level:int}/{column:int}/{row:int}", pages.tile),
         Route(photograph + "/thumbnail", pages.thumbnail),
         Route(photograph + "/wand", pages.wand, methods=["POST"]),

@@ -12,6 +12,7 @@ import secrets
 import threading
 import unicodedata
 from collections.abc import Container
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -30,6 +31,7 @@ from data.source import Source, survey_source
 
 FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]')  # by Windows, in names of files
 RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+LOOK_FIRST = "look_first.json"  # of a collection
 MORE_COLORS = [*SPARE_COLORS, (255, 110, 0), (0, 220, 220), (230, 120, 255), (160, 220, 60)]
 
 
@@ -138,6 +140,16 @@ class Collection:
         with open(path, newline="", encoding="utf-8") as file:
             rows = [row for row in csv.DictReader(file) if row.get("file") in by_path]
         return {by_path[row["file"]]: row for row in rows}
+
+    def look_first(self) -> list[str]:
+        """The photographs' names, the one first that is worth the most to look at.
+
+        Whoever segments them decides it (see `page.segmenting`); empty before.
+        """
+        with suppress(OSError, ValueError):
+            names = json.loads((self.home / LOOK_FIRST).read_text(encoding="utf-8"))
+            return names if isinstance(names, list) else []
+        return []
 
 
 class Workspace:

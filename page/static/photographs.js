@@ -106,8 +106,6 @@ byId("segment-form").addEventListener("submit", async event => {
 // --- The table ---
 
 const figure = (entry, name) => entry.figures[name];
-// Both are shares: what is little sure of, and what is like nothing in the training, comes first.
-const doubt = entry => 1 - (figure(entry, "confidence") ?? 1) + (figure(entry, "unlike_training") ?? 0);
 
 function columns() {
   const names = new Set(known.photographs.flatMap(entry => Object.keys(entry.figures)));
@@ -121,10 +119,11 @@ function columns() {
   return wanted.filter(([name]) => names.has(name));
 }
 
-// A share with its interval, where the model brings one.
+// A share with its interval, where the model brings one; what a person has corrected has none.
 function severity(entry) {
   const [value, low, high] = ["severity", "severity_low", "severity_high"].map(name => figure(entry, name));
   const text = percent(value);
+  if (entry.corrected) return make("span", { title: "counted of the corrected mask" }, `${text} `, make("span", { class: "soft" }, "corrected"));
   if (typeof low !== "number" || typeof high !== "number") return text;
   const bar = make("span", { class: "interval" }, make("i"), make("b"));
   bar.firstChild.style.left = `${100 * low}%`;
@@ -136,7 +135,8 @@ function severity(entry) {
 function ordered() {
   const by = byId("order").value, entries = [...known.photographs];
   if (by === "name") return entries;
-  const key = by === "doubt" ? doubt : entry => figure(entry, by) ?? -1;
+  if (by === "rank") return entries.sort((a, b) => (a.rank ?? Infinity) - (b.rank ?? Infinity) || 0);
+  const key = entry => figure(entry, by) ?? -1;
   if (by === "open") return entries.sort((a, b) => a.corrected - b.corrected);
   const sign = by === "confidence" ? 1 : -1;
   return entries.sort((a, b) => sign * (key(a) - key(b)));
@@ -145,8 +145,7 @@ function ordered() {
 function list() {
   const shownColumns = columns();
   const orders = shownColumns.map(([name, title]) => [name, name === "confidence" ? "least confident" : `most ${title.toLowerCase()}`]);
-  const names = shownColumns.map(([name]) => name);
-  if (names.includes("confidence") || names.includes("unlike_training")) orders.unshift(["doubt", "look at these first"]);
+  if (known.photographs.some(entry => entry.rank != null)) orders.unshift(["rank", "look at these first"]);
   fill(byId("order"), [...orders, ["name", "name"], ["open", "not corrected first"]], byId("order").value || orders[0]?.[0]);
   byId("results").hidden = !known.photographs.length;
   byId("results-title").textContent = known.model ? `${known.title}, segmented with ${known.model}` : known.title;
@@ -205,11 +204,13 @@ async function fetchThumbnail(image) {
   }
 }
 
-function changed(id) {
-  const entry = known.photographs.find(each => each.id === id);
-  Object.assign(entry, { corrected: true, version: Date.now() });
-  rows();
-  byId("counts").textContent = `${known.photographs.length} photographs, ${known.photographs.filter(e => e.corrected).length} corrected`;
+async function changed(id) {
+  const collection = known, entry = collection.photographs.find(each => each.id === id);
+  const version = Date.now();
+  Object.assign(entry, { corrected: true, version });
+  const now = await tried(() => get(`/api/collections/${collection.id}/photographs/${id}`));
+  if (now && entry.version === version) Object.assign(entry, now);
+  if (known === collection) list();
 }
 
 // Opens the editor, after asking for the classes where nobody knows them.

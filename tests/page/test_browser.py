@@ -474,6 +474,7 @@ def test_a_person_goes_the_whole_way(browser, desk, address, monkeypatch, tmp_pa
         page.keyboard.press("Space")
         expect(page.locator("#saved")).to_have_text("Saved")
         page.locator("#close").click()
+        expect(page.locator("#table td.number", has_text="corrected")).to_have_count(1)
         corrected, origin = desk.mask(collection, entry)
         assert origin == "correction"
         changed = np.argwhere(corrected != predicted)
