@@ -1,5 +1,8 @@
-"""A data set as one zip file: unpacked below a folder, and nothing beside it."""
+"""A data set as one zip file: unpacked into a folder whole or not at all, and nothing beside it."""
 
+import lzma
+import os
+import secrets
 import shutil
 import stat
 import zipfile
@@ -7,9 +10,14 @@ import zlib
 from pathlib import Path, PurePosixPath
 
 from common.errors import UserError
+from page.room import keep_room
 
 MAX_FILES = 100_000
 MAX_BYTES = 4 << 30
+# What an archive that is damaged, or made to do harm, is answered with; a file in the place of
+# another one, or of a folder, belongs to it.
+DAMAGES = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, NotImplementedError, RuntimeError)
+DAMAGES += (EOFError, FileExistsError, NotADirectoryError, IsADirectoryError)
 
 
 def unpack_archive(archive: Path, target: Path) -> Path:
@@ -21,24 +29,34 @@ def unpack_archive(archive: Path, target: Path) -> Path:
     Raises:
         UserError: no zip file, one with a path or a link that leads out, or far too large a one.
     """
+    temporary = target.with_name(f".tmp-{secrets.token_hex(4)}")
+    temporary.mkdir(parents=True)
     try:
         with zipfile.ZipFile(archive) as content:
-            entries = [entry for entry in content.infolist() if not entry.is_dir()]
-            if len(entries) > MAX_FILES or sum(entry.file_size for entry in entries) > MAX_BYTES:
-                raise UserError("The archive holds more than 100,000 files or 4 GiB; unpack it.")
+            entries = _entries(content)
+            keep_room(temporary, sum(entry.file_size for entry in entries))
             for entry in entries:
-                _check(entry)
-            for entry in entries:
-                _extract(content, entry, target / PurePosixPath(entry.filename))
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
-        shutil.rmtree(target, ignore_errors=True)
+                _extract(content, entry, temporary / PurePosixPath(entry.filename))
+        os.replace(temporary, target)
+    except DAMAGES as error:
         what = f"The archive cannot be unpacked ({error}); make it a plain zip."
         raise UserError(what) from error
-    except BaseException:
-        shutil.rmtree(target, ignore_errors=True)
-        raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
     inside = [entry for entry in target.iterdir() if entry.name != "__MACOSX"]
     return inside[0] if len(inside) == 1 and inside[0].is_dir() else target
+
+
+def _entries(content: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
+    """The files that an archive lists, looked through before the first is unpacked."""
+    entries = [entry for entry in content.infolist() if not entry.is_dir()]
+    if not entries:
+        raise UserError("The archive holds no file; pack the folder with the photographs.")
+    if len(entries) > MAX_FILES or sum(entry.file_size for entry in entries) > MAX_BYTES:
+        raise UserError("The archive holds more than 100,000 files or 4 GiB; unpack it.")
+    for entry in entries:
+        _check(entry)
+    return entries
 
 
 def _check(entry: zipfile.ZipInfo) -> None:
@@ -48,6 +66,10 @@ def _check(entry: zipfile.ZipInfo) -> None:
     foreign = "\\" in name or ":" in name or "\0" in name or name.startswith("/")
     if foreign or not parts or ".." in parts or stat.S_ISLNK(entry.external_attr >> 16):
         raise UserError(f"The archive holds {name[:80]!r}, which leads out of it; pack it anew.")
+    if len(name) > 1000 or any(len(part.encode()) > 255 for part in parts):
+        raise UserError(
+            f"The archive holds the name {name[:80]!r}…, which is too long; shorten it."
+        )
 
 
 def _extract(content: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path) -> None:

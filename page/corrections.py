@@ -119,7 +119,9 @@ class Corrections:
         raise UserError(what)
 
     def tidy(self) -> None:
-        """Remove the copies of photographs whose masks a killed server never wrote."""
+        """Remove what a killed server left: halves, and copies of photographs without masks."""
+        for half in self.root.glob("*/*_*/.tmp-*"):
+            half.unlink()
         for copy in self.root.glob("*/*_images/*"):
             masks = copy.parent.with_name(copy.parent.name.replace("_images", "_masks"))
             if not (masks / f"{copy.stem}.png").is_file():

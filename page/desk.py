@@ -227,7 +227,11 @@ class Desk:
         return self.worker.submit(Job("check", title, str(folder)), work)
 
     def unpack(self, archive: Path, name: str) -> Path:
-        """The folder of a data set that came as a zip file, which is then removed."""
+        """The folder of a data set that came as a zip file, which is then removed.
+
+        Raises:
+            UserError: see `unpack_archive`.
+        """
         target = free_name(self.space.path / "data", Path(name).stem)
         try:
             return unpack_archive(archive, target)

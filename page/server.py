@@ -4,6 +4,7 @@ A body is read piece by piece and counted; JSON is small; nothing of it becomes 
 word of a shell. What works on files runs in threads, so that the page stays quick meanwhile.
 """
 
+import errno
 import hashlib
 import hmac
 import json
@@ -28,10 +29,12 @@ from data.images import is_image_name, read_header, read_image
 from page.desk import ConflictError, Desk
 from page.guard import REPORT_POLICY, Guard
 from page.pictures import fingerprint, pack, unpack
+from page.room import NoRoomError, keep_room
 from page.workspace import Photograph, clean_name, free_name
 
 HERE = Path(__file__).resolve().parent
 MAX_UPLOAD = 64 << 20  # bytes of a photograph, a video, an archive, a mask
+MAX_PHOTOGRAPHS = 10_000  # of a collection that was dropped
 MAX_JSON = 1 << 16
 WRONG_GUESS = 1.0  # seconds until the next password may be tried
 VIDEO_ENDINGS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mts", ".3gp")
@@ -200,6 +203,9 @@ class Pages:
         collection = self.desk.collection(request.path_params["cid"])
         if collection.kind != "dropped":
             raise RefusedError(409, "Photographs are dropped into a collection of their own.")
+        if len(collection.photographs) >= MAX_PHOTOGRAPHS:
+            sentence = f"{MAX_PHOTOGRAPHS} photographs are dropped at most; name their folder."
+            raise RefusedError(413, sentence)
         name = clean_name(request.query_params.get("name", ""))
         if not is_image_name(name):
             raise RefusedError(415, f"{printable(name)} is no photograph by its ending.")
@@ -211,12 +217,20 @@ class Pages:
     async def _receive(
         self, request: Request, folder: Path, name: str, check: Callable[[Path], Any]
     ) -> Path:
-        """Stream a body into a file of a folder, whose hidden name is changed when it is sound."""
+        """Stream a body into a file of a folder, whose hidden name is changed when it is sound.
+
+        Raises:
+            NoRoomError: the disk would be full.
+            RefusedError: it is too large, or not sound.
+        """
         folder.mkdir(parents=True, exist_ok=True)
+        claimed = request.headers.get("content-length", "0")
+        keep_room(folder, min(int(claimed), MAX_UPLOAD) if claimed.isdecimal() else 0)
         waiting = folder / f".tmp-{secrets.token_hex(4)}{Path(name).suffix}"
         try:
             async with await anyio.open_file(waiting, "xb") as file:
                 async for chunk in receive_body(request, MAX_UPLOAD):
+                    keep_room(folder, len(chunk))
                     await file.write(chunk)
             try:
                 await run_in_threadpool(check, waiting)
@@ -319,8 +333,7 @@ class Pages:
             raise RefusedError(415, "An archive is a .zip file here.")
         folder = self.desk.space.path / "data"
         waiting = await self._receive(request, folder, name, lambda _: None)
-        path = waiting.rename(free_name(folder, name))
-        unpacked = await run_in_threadpool(self.desk.unpack, path, name)
+        unpacked = await run_in_threadpool(self.desk.unpack, waiting, name)
         return JSONResponse({"folder": str(unpacked)}, 201)
 
     async def train(self, request: Request) -> Response:
@@ -458,9 +471,16 @@ async def _refused(request: Request, error: Exception) -> Response:
     return JSONResponse({"error": str(error)}, error.status, headers)
 
 
+def _is_full(error: Exception) -> bool:
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return full or isinstance(error, NoRoomError)
+
+
 async def _explained(request: Request, error: Exception) -> Response:
     if isinstance(error, FileNotFoundError):
         return await _missing(request, error)
+    if _is_full(error):
+        return JSONResponse({"error": explain(error)}, 507, {"connection": "close"})
     return JSONResponse({"error": explain(error)}, 422 if isinstance(error, UserError) else 500)
 
 

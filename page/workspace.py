@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 import secrets
+import shutil
 import threading
 import unicodedata
 from collections.abc import Container
@@ -165,9 +166,16 @@ class Workspace:
         self.collections: dict[str, Collection] = {}
         self.lock = threading.RLock()
         (self.path / "collections").mkdir(parents=True, exist_ok=True)
+        self._tidy()
         files = (self.path / "collections").glob("*/collection.json")
         for file in sorted(files, key=lambda path: path.stat().st_mtime):
             self._load(file)
+
+    def _tidy(self) -> None:
+        """Remove what was on its way here when a server was killed."""
+        for place in ("collections/*/photographs", "data", "videos"):
+            for path in self.path.glob(f"{place}/.tmp-*"):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def _load(self, file: Path) -> None:
         try:

@@ -57,17 +57,19 @@ async function upload(files) {
   if (!collection) return;
   const bar = byId("upload");
   Object.assign(bar, { hidden: false, max: images.length, value: 0 });
-  const refused = [];
+  let taken = 0, why = "";
   for (const file of images) {
     try {
       await put(`/api/collections/${collection.id}/photographs`, file);
+      taken++;
     } catch (error) {
-      refused.push(error.message);
+      why ||= error.message;
+      if (error.status === 507) break; // nor is there room for the rest
     }
     bar.value++;
   }
   bar.hidden = true;
-  if (refused.length) say(`${refused.length} left out. ${refused[0]}`, true);
+  if (why) say(`${images.length - taken} left out. ${why}`, true);
   chosen = collection.id;
   known = null;
   await refresh();

@@ -1,5 +1,6 @@
 """Strangers: other pages of the browser, other machines, files and names made to do harm."""
 
+import errno
 import http.client
 import io
 import stat
@@ -14,7 +15,9 @@ from starlette.testclient import TestClient
 
 from common.errors import UserError
 from page.archive import unpack_archive
+from page.desk import Desk
 from page.guard import POLICY, is_loopback
+from page.room import SPARE
 from page.server import MAX_UPLOAD, make_app
 from page.workspace import Workspace, clean_name
 
@@ -199,6 +202,66 @@ def test_an_upload_is_counted_while_it_streams(desk, client, dropped):
     assert [path.name for path in desk.collection(dropped[0][17:]).root.iterdir()] == ["leaf.png"]
 
 
+@pytest.fixture
+def nearly_full(monkeypatch):
+    """A disk on which little more fits; what comes back says how many bytes."""
+
+    def leave(room: int) -> None:
+        disk = type("Disk", (), {"free": SPARE + room})
+        monkeypatch.setattr("page.room.shutil.disk_usage", lambda folder: disk)
+
+    return leave
+
+
+def test_uploads_together_leave_room_on_the_disk(desk, client, dropped, nearly_full):
+    nearly_full(100)
+    for address in (f"{dropped[0]}/photographs?name=b.png", "/api/archives?name=a.zip"):
+        for body in (picture(), iter([picture()])):  # with its length ahead, and without
+            answer = client.put(address, content=body)
+            assert answer.status_code == 507
+            assert "1 GiB stays free" in answer.json()["error"]
+    assert [path.name for path in desk.collection(dropped[0][17:]).root.iterdir()] == ["leaf.png"]
+    assert list((desk.space.path / "data").iterdir()) == []
+    nearly_full(len(picture()))
+    answer = client.put(f"{dropped[0]}/photographs?name=b.png", content=picture())
+    assert answer.status_code == 201
+
+
+def test_a_full_disk_is_a_sentence(desk, client, dropped, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(desk, "save_mask", full)
+    mask = {"content": b"\0" * 1200, "headers": {"if-match": "*"}}
+    desk.set_classes(desk.collection(dropped[0][17:]), ["background", "leaf"])
+    answer = client.put(f"{dropped[1]}/mask", **mask)
+    assert (answer.status_code, "No space left" in answer.json()["error"]) == (507, True)
+
+
+def test_a_collection_has_an_end(client, dropped, monkeypatch):
+    monkeypatch.setattr("page.server.MAX_PHOTOGRAPHS", 2)
+    address = f"{dropped[0]}/photographs?name=more.png"
+    assert client.put(address, content=picture()).status_code == 201
+    assert client.put(address, content=picture()).status_code == 413
+
+
+def test_what_a_killed_server_left_on_its_way_is_removed(desk, client, dropped):
+    home = desk.space.path
+    for place in ("data/.tmp-ab/x.png", "data/.tmp-a.zip", "videos/.tmp-a.mp4"):
+        (home / place).parent.mkdir(parents=True, exist_ok=True)
+        (home / place).write_bytes(b"half")
+    root = desk.collection(dropped[0][17:]).root
+    (root / ".tmp-a.png").write_bytes(picture())
+    masks = home / "corrections/leaf-1/valid_masks"
+    masks.mkdir(parents=True)
+    (masks / ".tmp-0123abcd.png").write_bytes(b"half")
+    again = Desk(home, None, "cpu")
+    assert list(home.rglob(".tmp-*")) == []
+    assert [entry.name for entry in again.collection(root.parent.name).photographs.values()] == [
+        "leaf"
+    ]
+
+
 def test_a_body_that_never_ends_is_cut_off_on_the_wire(desk):
     with serving(desk) as address:
         host = address.removeprefix("http://")
@@ -299,6 +362,42 @@ def test_a_damaged_archive_is_refused_in_a_sentence_and_leaves_nothing(tmp_path)
     path.write_bytes(content)
     with pytest.raises(UserError, match="plain zip"):
         unpack_archive(path, tmp_path / "data")
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize(
+    "names",
+    [[], ["folder/"], ["a.png", "a.png"], ["a", "a/b.png"], ["a/b.png", "a"], ["n" * 300 + ".png"]],
+)
+def test_an_archive_that_is_no_folder_leaves_nothing(desk, client, names):
+    path = desk.space.path / "a.zip"
+    make_zip(path, [(name, b"1") for name in names])
+    answer = client.put("/api/archives?name=a.zip", content=path.read_bytes())
+    assert answer.status_code == 422
+    assert "rchive" in answer.json()["error"]
+    assert list((desk.space.path / "data").iterdir()) == []
+
+
+def test_a_bomb_is_refused_before_it_is_unpacked(desk, client, nearly_full, monkeypatch):
+    path = desk.space.path / "a.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for number in range(4):
+            archive.writestr(f"{number}.png", b"\0" * (1 << 20))
+    nearly_full(3 << 20)
+    monkeypatch.setattr("page.archive._extract", lambda *_: 1 / 0)
+    answer = client.put("/api/archives?name=a.zip", content=path.read_bytes())
+    assert answer.status_code == 507
+    assert list((desk.space.path / "data").iterdir()) == []
+
+
+def test_an_archive_that_holds_more_than_it_lists_is_refused(tmp_path):
+    archive = make_zip(tmp_path / "a.zip", [("zeros.png", b"\0" * 2000)])
+    content = archive.read_bytes()
+    size, less = (2000).to_bytes(4, "little"), (10).to_bytes(4, "little")
+    archive.write_bytes(content.replace(size + size, size + less))
+    with pytest.raises(UserError, match="archive"):
+        unpack_archive(archive, tmp_path / "data")
     assert not (tmp_path / "data").exists()
 
 
