@@ -19,7 +19,9 @@ os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from multiprocessing import synchronize
 from pathlib import Path
+from types import FrameType
 
 import albumentations as A
 import cv2
@@ -347,25 +349,24 @@ def _generator(seed: int) -> torch.Generator:
 def _start_worker(_: int) -> None:
     """A worker is one of several: it keeps to one thread, and leaves signals to the main process.
 
-    Schedulers send SIGTERM to all processes at once: a worker that it killed would look like a
-    fault to the main process, which is about to end the run in good order, and might have held
-    the lock that this needs for it. So the first one is not obeyed; torch sends another one to a
-    worker that does not end when it is told to. When the main process is killed without a word,
-    as that of a run that starts again by itself may be, its workers go with it.
+    Schedulers send SIGTERM to all processes at once. A worker that it killed would look like a
+    fault to the main process, which is about to end the run in good order, so it leaves with 0.
+    When the main process is killed without a word, as that of a run that starts again by itself
+    may be, its workers go with it.
     """
     cv2.setNumThreads(0)
     threading.Thread(target=_end_with_the_main_process, daemon=True).start()
-    heard = []
-
-    def leave(*_) -> None:
-        if heard:
-            os._exit(0)
-        heard.append(True)
-        # From here on connections break because the main process went first, which is no news.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, leave)
+    signal.signal(signal.SIGTERM, _leave)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    """End a worker, but never while it may hold a lock without which the main one cannot end."""
+    while frame and frame.f_code.co_filename != synchronize.__file__:
+        frame = frame.f_back
+    if not frame:
+        os._exit(0)
+    threading.Timer(0.01, os.kill, (os.getpid(), number)).start()
 
 
 def _end_with_the_main_process() -> None:

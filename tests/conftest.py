@@ -2,6 +2,7 @@
 
 import gc
 import ipaddress
+import multiprocessing
 import os
 import shutil
 import socket
@@ -69,6 +70,17 @@ def cache_of_its_own(tmp_path_factory):
         patch.setenv("MPLCONFIGDIR", matplotlib.get_cachedir())
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def no_child_is_left():
+    """A forked loader that outlives its test keeps open whatever was: a browser waits for it."""
+    before = multiprocessing.active_children()
+    yield
+    if multiprocessing.active_children() != before:
+        gc.collect()  # an error's traceback may hold the iterator over them
+    left = [child for child in multiprocessing.active_children() if child not in before]
+    assert not left, f"{left} outlived the test"
 
 
 @pytest.fixture(autouse=True)

@@ -1,8 +1,11 @@
 """Samples repeat themselves, and the script says what is wrong with a data set."""
 
+import multiprocessing
 import os
 import signal
+import subprocess
 import sys
+import time
 from itertools import chain
 from pathlib import Path
 
@@ -260,6 +263,21 @@ def test_the_command_line_returns_0_1_or_2(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().err.count("\n") == 1
 
 
+def test_the_script_asks_no_network(tmp_path):
+    root = make_data(tmp_path / "data", [blobs()])
+    code = (
+        "import runpy, socket, sys\n"
+        "def refuse(*_): raise SystemExit('the network was asked')\n"
+        "socket.socket.connect = socket.getaddrinfo = refuse\n"
+        "runpy.run_path('datasets.py', run_name='__main__')\n"
+    )
+    command = [sys.executable, "-c", code, root]
+    done = subprocess.run(
+        command, cwd=REPO, env={"XDG_CACHE_HOME": str(tmp_path)}, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.parametrize("folder", ["leaf_disease_segmentation/orig_data", "coffee_leaf"])
 def test_real_photographs_are_read(folder):
     root, names = REAL / folder, ["background", "disease"]
@@ -273,14 +291,35 @@ def test_real_photographs_are_read(folder):
     assert set(np.unique(np.concatenate([mask.ravel() for mask in labels]))) == {*range(len(names))}
 
 
-@pytest.mark.parametrize(("signals", "result"), [(1, "goes on"), (2, None)])
-def test_a_worker_leaves_at_the_second_signal_only(tmp_path, signals, result):
-    """At the first it may hold a lock, without which the main process would never end."""
+def test_a_worker_leaves_at_a_signal_but_with_no_lock(tmp_path):
+    """The lock of torch's event, in which the main process tells the workers to end."""
 
     def work(_):
         datasets._start_worker(0)
-        for _ in range(signals):
-            os.kill(os.getpid(), signal.SIGTERM)
-        return "goes on"
+        event, done = multiprocessing.Event(), tmp_path / "done"
 
-    assert apart(1, tmp_path / "worker", work) == [result]
+        class Flag:
+            def acquire(self, _):
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(0.1)
+                done.write_text("the lock was held to its end")
+
+        event._flag = Flag()
+        event.is_set()
+        while True:
+            time.sleep(0.01)  # until it leaves
+
+    assert apart(1, tmp_path / "worker", work) == [None]
+    assert (tmp_path / "done").exists()
+
+
+def test_loaders_that_are_still_at_work_do_not_hold_up_the_end(tmp_path):
+    dataset = make_set(tmp_path / "a")
+
+    def work(_):
+        batches = iter(make_loader(dataset, 2, 1, train=True, seed=0))
+        next(batches)
+        datasets.at_work = batches  # as an error's traceback may hold them
+        return "ended"
+
+    assert apart(1, tmp_path / "world", work) == ["ended"]
