@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from common import distributed
 from common.errors import UserError
+from common.text import counted
 from metrics import ConfusionMatrix
 from training.losses import Loss
 from training.precision import Precision
@@ -47,8 +48,9 @@ class NonFiniteWatch:
         names = names or "the pictures of another process"
         tqdm.write(f"The loss or its gradient is not finite on {names}: the step is not applied.")
         if self.in_a_row >= self.patience:
+            many = counted(self.in_a_row, "step|steps")
             raise UserError(
-                f"The loss was not finite {self.in_a_row} steps in a row, last on {names}; the "
+                f"The loss was not finite {many} in a row, last on {names}; the "
                 "last good checkpoint stands. Lower --lr, add --clip-grad 1 or look at these files."
             )
 

@@ -25,7 +25,7 @@ from common import cli, distributed
 from common.device import compute_repeatably
 from common.errors import UserError
 from common.files import lock_folder, without_nan, write_csv, write_text
-from common.text import printable, read_text
+from common.text import counted, printable, read_text
 from config import DEFAULT_DATA, ClassTable
 from data.masks import MaskReader
 from data.pairs import SPLITS, Pair
@@ -264,7 +264,7 @@ def report_suspects(
     """Write suspects.csv and suspects.html, the worst mask first."""
     write_suspects(out_dir / "suspects.csv", suspects, reader.classes.names)
     views = suspect_views(suspects, parts, reader)
-    title = f"Masks of {len(suspects)} pictures"
+    title = f"Masks of {counted(len(suspects), 'picture|pictures')}"
     write_suspects_page(out_dir / "suspects.html", title, reader.classes, views)
     print(f"Masks to look at again are in {out_dir}/suspects.html")
 

@@ -34,6 +34,7 @@ from tqdm import tqdm
 from common import cli
 from common.errors import UserError
 from common.files import lock_folder, replacing
+from common.text import counted
 from config import DEFAULT_OUT_DIR, Size
 from data.images import list_images, read_image
 from data.source import open_source
@@ -156,7 +157,8 @@ def photographs(folder: Path | None, loaded: Loaded, size: Size) -> tuple[list[n
     paths = list_images(folder)[:MAX_IMAGES]
     if not paths:
         raise UserError(f"{folder} holds no pictures; name a folder with photographs.")
-    return [read_image(path) for path in paths], f"{len(paths)} pictures of {folder}"
+    many = counted(len(paths), "picture|pictures")
+    return [read_image(path) for path in paths], f"{many} of {folder}"
 
 
 def _validated_on(loaded: Loaded) -> tuple[list[np.ndarray], str] | None:

@@ -30,7 +30,7 @@ from common import cli, distributed
 from common.device import compute_repeatably
 from common.errors import UserError
 from common.files import lock_folder, write_text
-from common.text import counted, printable
+from common.text import agreed, counted, printable
 from data.inputs import find_inputs
 from inference.journal import Journal
 from inference.pictures import Judge, segment_pictures
@@ -134,7 +134,9 @@ def run(
     # Nobody writes before the main process holds the folder and knows what is in it.
     journal.run, finished = distributed.gather((journal.run, set(done)))[0]
     if finished:
-        distributed.say(f"{len(finished)} of {len(named)} pictures were finished before.")
+        many = counted(len(named), "picture|pictures")
+        were = agreed(len(finished), "was|were")
+        distributed.say(f"{len(finished)} of {many} {were} finished before.")
     waiting = [item for item in named.items() if item[0] not in finished]
     mine = waiting[distributed.rank() :: distributed.world_size()]
     judge = make_judge(args.model, predictor, args.coverage, say=distributed.say)
@@ -145,7 +147,7 @@ def run(
     shown = tqdm(named, "Looking at the results", delay=2)
     made = {name: made[name] for name in shown if name in made and folder.is_whole(name)}
     folder.write_summary(journal, made)
-    many = counted(len(made), "picture")
+    many = counted(len(made), "picture|pictures")
     print(f"{many} segmented; results are in {folder.path}/, see summary.html")
     print(f"Beside it: results.csv, {folder.contents}")
     skipped = {name: text for part in parts for name, text in part.items()}
@@ -175,7 +177,8 @@ def list_skipped(path: Path, skipped: list[str]) -> None:
         path.unlink(missing_ok=True)
         return
     write_text(path, "".join(f"{line}\n" for line in skipped))
-    print(f"{len(skipped)} pictures were skipped, listed in {path.name}:", file=sys.stderr)
+    many = counted(len(skipped), "picture|pictures was|were")
+    print(f"{many} skipped, listed in {path.name}:", file=sys.stderr)
     print(*skipped[:20], sep="\n", file=sys.stderr)
 
 

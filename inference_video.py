@@ -20,7 +20,7 @@ from common import cli
 from common.device import compute_repeatably
 from common.errors import UserError
 from common.files import lock_folder
-from common.text import printable
+from common.text import counted, printable
 from config import ClassTable
 from inference.clips import segmented_clip, table_of
 from inference.predictor import Predictor
@@ -61,8 +61,8 @@ def segment_video(source: str, predictor: Predictor, args: argparse.Namespace) -
                 raise KeyboardInterrupt  # nothing to keep
     if args.plot:
         plot_shares(table, target.with_name(f"{target.stem}_per_frame.png"), predictor.classes)
-    name = printable(target)
-    print(f"{name}: {frames} frames, {seconds:.2f} s; shares in {printable(table.name)}")
+    name, many = printable(target), counted(frames, "frame|frames")
+    print(f"{name}: {many}, {seconds:.2f} s; shares in {printable(table.name)}")
     return explain_end(reader, name, frames, seconds, stopped)
 
 
@@ -74,7 +74,7 @@ def explain_end(reader: VideoReader, name: str, frames: int, seconds: float, sto
     if reader.damage:
         print(
             f"{reader.name} is damaged at {reader.damage.time:.2f} s ({reader.damage.reason}); "
-            f"{name} holds the {frames} frames that could be read.",
+            f"{name} holds the {counted(frames, 'frame|frames')} that could be read.",
             file=sys.stderr,
         )
         return 1

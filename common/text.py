@@ -1,5 +1,6 @@
 """Text from strangers: read in whatever encoding it has, shown so that no terminal obeys it."""
 
+import re
 import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
@@ -23,9 +24,18 @@ def listed(names: Iterable[object], most: int = 10) -> str:
     return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
-def counted(count: int, one: str, many: str = "") -> str:
-    """A number with its noun, `1 picture` or `2 pictures`; `many` where that is not `one` and s."""
-    return f"{count} {one if count == 1 else many or f'{one}s'}"
+def agreed(count: int, words: str) -> str:
+    """Words that fit a number: of "picture|pictures is|are" the first ones for 1.
+
+    Args:
+        words: this program's own; in a stranger's there could be such a mark.
+    """
+    return re.sub(r"(\w+)\|(\w+)", lambda both: both[1 if count == 1 else 2], words)
+
+
+def counted(count: int, words: str) -> str:
+    """A number with words that fit it, as `agreed` chooses them."""
+    return f"{count} {agreed(count, words)}"
 
 
 def read_text(path: Path) -> str:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from common import distributed
 from common.errors import UserError
 from common.files import write_text
-from common.text import listed, printable
+from common.text import agreed, counted, listed, printable
 from config import IGNORE_INDEX, ClassTable, DataChoices, Size
 from data.census import Census
 from data.classes import line_targets, table_lines
@@ -27,26 +27,26 @@ from data.pairs import Matching, Pair, explain_ambiguous
 from data.source import Source, survey_source
 from data.splits import usual_split
 
-# What spoils a training, or what is learnt from it.
+# What spoils a training, or what is learnt from it; words as `common.text.agreed` takes them.
 PROBLEMS = {
-    "unreadable": "cannot be read",
-    "annotations": "pictures whose annotations cannot be used",
-    "no_mask": "images without a mask",
-    "no_image": "masks without an image",
-    "ambiguous": "names that are not clear",
-    "values": "masks with values outside the class table",
-    "sizes": "masks whose proportions differ from their image's",
-    "smoothed": "masks that look like JPEG, or resized with smoothing",
-    "leak": "the same picture in two splits",
-    "undivided": "reason why nothing can be set aside to validate on",
+    "unreadable": "file|files that cannot be read",
+    "annotations": "picture|pictures whose annotations cannot be used",
+    "no_mask": "image|images without a mask",
+    "no_image": "mask|masks without an image",
+    "ambiguous": "name|names that is|are not clear",
+    "values": "mask|masks with values outside the class table",
+    "sizes": "mask|masks whose proportions differ from the image's",
+    "smoothed": "mask|masks that looks|look like JPEG, or resized with smoothing",
+    "leak": "picture|pictures that another split has, too",
+    "undivided": "reason|reasons why nothing can be set aside to validate on",
 }
 # What a person should know.
 NOTES = {
-    "absent": "classes that not every split shows",
-    "empty": "masks with nothing but the first class",
-    "twins": "the same picture twice in one split",
-    "resized": "masks of another size than their image (they are resized)",
-    "exif": "photographs that EXIF rotates",
+    "absent": "class|classes that not every split shows",
+    "empty": "mask|masks with nothing but the first class",
+    "twins": "picture|pictures that the same split has twice",
+    "resized": "mask|masks of another size than the image (resized when read)",
+    "exif": "photograph|photographs that EXIF rotates",
 }
 # Findings of a kind that are printed; --fix-list writes all.
 SHOWN = 5
@@ -68,7 +68,8 @@ def check_pairs(source: Source, skip_bad: bool = False) -> dict[str, list[Pair]]
         if bad and not skip_bad:
             raise bad[0]
         if bad and distributed.is_main():
-            tqdm.write(f"{len(bad)} of {len(pairs)} pairs are left out:")
+            many = counted(len(pairs), "pair|pairs")
+            tqdm.write(f"{len(bad)} of {many} {agreed(len(bad), 'is|are')} left out:")
             for error in bad:
                 tqdm.write(f"  {error}")
         good = [pair for pair, error in zip(pairs, problems, strict=True) if not error]
@@ -303,11 +304,13 @@ def check_data_set(
     problems = print_findings("Problems", PROBLEMS, findings)
     print_findings("To know", NOTES, findings)
     offenders = [finding.path for finding in findings if finding.kind in PROBLEMS]
-    print(f"{problems} problems in {len(set(offenders))} files." if problems else "No problems.")
+    where = counted(len(set(offenders)), "file|files")
+    many = counted(problems, "problem|problems")
+    print(f"{many} in {where}." if problems else "No problems.")
     if fix_list is not None:
         names = dict.fromkeys(_below(path, source.root) for path in offenders)
         write_text(fix_list, "".join(f"{name}\n" for name in names))
-        print(f"{len(names)} names are in {printable(fix_list)}")
+        print(f"{counted(len(names), 'name|names is|are')} in {printable(fix_list)}")
     return problems
 
 
@@ -412,7 +415,7 @@ def print_findings(title: str, kinds: dict[str, str], findings: list[Finding]) -
         if not total:
             print(title)
         total += len(texts)
-        print(f"  {len(texts)} {what}")
+        print(f"  {counted(len(texts), what)}")
         for text in texts[:SHOWN]:
             print(f"    {text}")
         if len(texts) > SHOWN:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import config
 from common.errors import UserError
-from common.text import printable, read_text
+from common.text import counted, printable, read_text
 from config import IGNORE_INDEX, RGB, ClassTable
 
 # Names in a class table that mean "not labelled": their pixels become 255.
@@ -75,9 +75,9 @@ def _table(rows: list[tuple[str, RGB, bool]], path: Path) -> ClassTable:
     if len(names) + len(ignored) > MAX_CLASSES:
         raise UserError(f"{printable(path)} has more than {MAX_CLASSES} lines; remove some.")
     if len(names) < 2:
+        many = counted(len(names), "class|classes")
         raise UserError(
-            f"{printable(path)} names {len(names)} classes; 2 to {MAX_CLASSES} are needed, the "
-            "background included."
+            f"{printable(path)} names {many}; 2 to {MAX_CLASSES} are needed, with the background."
         )
     return ClassTable(tuple(names), tuple(colors), visible_colors(colors), tuple(ignored))
 
@@ -217,7 +217,8 @@ def merged_classes(
     name_of = {line: None if name in ignore else name for line, name in name_of.items()}
     left = list(dict.fromkeys(name for name in name_of.values() if name is not None))
     if len(left) < 2:
-        raise UserError(f"--merge and --ignore leave {len(left)} classes; at least 2 are needed.")
+        many = counted(len(left), "class|classes")
+        raise UserError(f"--merge and --ignore leave {many}; at least 2 are needed.")
     # A class keeps the line that bore its name before, or takes the first of those it is made of.
     before = {line: classes.names[i] for line, i in targets.items() if i != IGNORE_INDEX}
     lines_of = {name: [line for line in name_of if name_of[line] == name] for name in left}

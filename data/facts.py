@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import UserError
+from common.text import counted
 from config import ClassTable, Size
 from data.cache import FileCache, cache_folder, file_stamp
 from data.census import Census
@@ -82,7 +83,8 @@ class Facts:
     def describe(self) -> str:
         """One line: how many files there are, and how many were new."""
         count = len(self.photos) + len(self.masks)
-        return f"{count} files, {self.new} of them new or changed since they were last looked at"
+        many = counted(count, "file|files")
+        return f"{many}, {self.new} of them new or changed since they were last looked at"
 
     def censuses(self, pairs: Iterable[Pair]) -> dict[Path, Census]:
         """The masks of some pairs, without those that cannot be read."""

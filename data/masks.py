@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import UserError
-from common.text import printable
+from common.text import counted, printable
 from config import IGNORE_INDEX, RGB, ClassTable, MaskReading, Size
 from data.census import JPEG_TOLERANCE, Census, nearest_lines, pack, plane, unpack
 from data.classes import line_targets, table_lines
@@ -301,17 +301,18 @@ class MaskReader:
         for value, count in zip(values[unknown].tolist(), census.counts[unknown], strict=True):
             times[value] += int(count)
         value, count = times.most_common(1)[0]
+        many = counted(count, "pixel|pixels")
         if census.grey and not as_colors and self.grey == "indices":
             last = len(lines) - 1
             return (
-                f"{printable(path)} has the value {value} on {count} pixels; the class table has "
+                f"{printable(path)} has the value {value} on {many}; the class table has "
                 f"the lines 0 to {last}, the nearest is "
                 f"{self._name_of(min(max(value, 0), last))!r}. {remedy}"
             )
         color: RGB = (value,) * 3 if census.grey and not as_colors else unpack(value)
         near = min(lines, key=lambda line: math.dist(color, lines[line]))
         return (
-            f"{printable(path)} has the colour {color} on {count} pixels; the nearest class is "
+            f"{printable(path)} has the colour {color} on {many}; the nearest class is "
             f"{self._name_of(near)!r} {lines[near]}. {remedy}"
         )
 

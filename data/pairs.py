@@ -14,7 +14,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from common.errors import UserError
-from common.text import printable, read_text
+from common.text import agreed, counted, printable, read_text
 from data.images import list_images
 
 SPLITS = ("train", "valid", "test")
@@ -98,7 +98,8 @@ def usable_pairs(found: Matching, skip_bad: bool = False) -> list[Pair]:
     if found.without_mask and not (skip_bad and found.pairs):
         image, expected = found.without_mask[0]
         raise UserError(
-            f"{len(found.without_mask)} of {found.images} images have no mask; the first is "
+            f"{len(found.without_mask)} of {counted(found.images, 'image|images')} "
+            f"{agreed(len(found.without_mask), 'has|have')} no mask; the first is "
             f"{printable(image)} (expected {printable(expected)})."
         )
     if not found.pairs:
@@ -106,7 +107,8 @@ def usable_pairs(found: Matching, skip_bad: bool = False) -> list[Pair]:
     left_out = [image for image, _ in found.without_mask] + [one for one, _ in found.ambiguous]
     if left_out:
         names = ", ".join(printable(path.name) for path in left_out)
-        tqdm.write(f"{len(left_out)} photographs without one clear mask are left out: {names}")
+        words = "photograph|photographs without one clear mask is|are left out"
+        tqdm.write(f"{counted(len(left_out), words)}: {names}")
     return found.pairs
 
 
@@ -214,8 +216,9 @@ def _match_cvat(root: Path, split: str) -> Matching:
     )
     if not images:
         raise UserError(
-            f"{printable(photos)} holds none of the {len(wanted)} photographs of the split "
-            f"{split}, such as {printable(min(wanted))}.jpg; put them there."
+            f"{printable(photos)} holds none of the split {split} "
+            f"({counted(len(wanted), 'photograph|photographs')}, such as "
+            f"{printable(min(wanted))}.jpg); put them there."
         )
     return _match(images, labels, masks)
 
@@ -242,8 +245,8 @@ def _cvat_names(root: Path, split: str) -> list[str]:
     chosen = names[:count] if split == "valid" else names[count:]
     if not chosen:
         raise UserError(
-            f"{printable(root)} names {len(names)} pictures in ImageSets/Segmentation; at "
-            "least 2 are needed, one of them to validate."
+            f"{printable(root)} names {counted(len(names), 'picture|pictures')} in "
+            "ImageSets/Segmentation; at least 2 are needed, one of them to validate."
         )
     return chosen
 

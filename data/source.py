@@ -14,7 +14,7 @@ from pathlib import Path
 
 from common import distributed
 from common.errors import UserError
-from common.text import printable
+from common.text import counted, printable
 from config import ClassTable, DataChoices, MaskReading
 from data.census import Census
 from data.classes import merged_classes, read_class_table
@@ -312,9 +312,10 @@ def divide(matching: Matching, root: Path) -> dict[str, Matching]:
     """
     pairs = sorted(matching.pairs, key=lambda pair: zlib.crc32(os.fsencode(pair.image.name)))
     if len(pairs) < 2:
+        many = counted(len(pairs), "picture|pictures")
         raise UserError(
-            f"{printable(root)} has {len(pairs)} pictures that can be used; at least 2 are needed, "
-            "one of them to validate."
+            f"{printable(root)} has {many} that can be used; at least 2 are needed, one of them to "
+            "validate."
         )
     count = max(1, round(VALID_SHARE * len(pairs)))
     valid = sorted(pairs[:count], key=lambda pair: pair.image)

@@ -22,7 +22,7 @@ import numpy as np
 from common import distributed
 from common.errors import UserError
 from common.files import write_csv
-from common.text import printable, read_text
+from common.text import agreed, counted, printable, read_text
 from data.images import map_files
 from data.masks import MaskReader
 from data.pairs import Pair
@@ -106,8 +106,9 @@ class Division:
         names = [name_of(pair.image, root) for pair in pairs]
         missing = [name for name in names if name not in self.parts]
         if missing:
+            many = counted(len(names), "photograph|photographs")
             raise UserError(
-                f"{printable(path)} does not place {len(missing)} of {len(names)} photographs; "
+                f"{printable(path)} does not place {len(missing)} of {many}; "
                 f"the first is {missing[0]}. Add them, or take the data that it was made for."
             )
         return [self.parts[name] for name in names]
@@ -236,9 +237,10 @@ def _spread(classes: list[int], groups: list[str], count: int, seed: int) -> lis
 
     distinct = len(set(groups))
     if distinct < count:
+        many = counted(distinct, "group|groups")
         raise UserError(
-            f"{len(groups)} photographs in {distinct} groups are too few for {count} parts; give "
-            "more photographs, fewer --folds, or other --groups."
+            f"{len(groups)} photographs in {many} are too few for {count} parts; give more "
+            "photographs, fewer --folds, or other --groups."
         )
     if max(Counter(classes).values()) < count:
         classes = [0] * len(classes)  # each label is too rare to be in every fold
@@ -304,7 +306,7 @@ def settle_split(
     else:
         division, remark = hold_out(pairs, root, reader, share, groups, seed, known)
         if known:
-            remark += f" Those of {printable(earlier)} stay; {len(news)} are new."
+            remark += f" Those of {printable(earlier)} stay; {counted(len(news), 'is|are')} new."
     split: dict[str, list[Pair]] = {"train": [], "valid": []}
     for pair, part in zip(pairs, division.part_of(pairs, root, earlier or path), strict=True):
         split[part].append(pair)
@@ -388,7 +390,9 @@ def _groups_of_table(pairs: Sequence[Pair], root: Path, path: Path) -> tuple[lis
         if key is None:
             raise UserError(f"{printable(path)} says no group for {name}; add a line for it.")
         own.append(printable(table[key]))
-    return own, f"{len(set(own))} groups of {printable(path)} stay together."
+    count = len(set(own))
+    stay = agreed(count, "stays|stay")
+    return own, f"{counted(count, 'group|groups')} of {printable(path)} {stay} together."
 
 
 def _groups_of_names(pairs: Sequence[Pair], root: Path, pattern: str) -> tuple[list[str], str]:
@@ -411,8 +415,6 @@ def _groups_of_names(pairs: Sequence[Pair], root: Path, pattern: str) -> tuple[l
         printable(match[1] or "") if match else name_of(pair.image, root)
         for match, pair in zip(found, pairs, strict=True)
     ]
-    alone = found.count(None)
-    line = f"{len(set(own))} groups of --groups stay together"
-    return own, line + (
-        f"; {alone} names that do not fit are groups of their own." if alone else "."
-    )
+    alone, fit = found.count(None), "name|names that does|do not fit is|are on its|their own"
+    line = counted(len(set(own)), "group|groups of --groups stays|stay together")
+    return own, line + (f"; {counted(alone, fit)}." if alone else ".")

@@ -4,6 +4,7 @@ from collections import Counter
 
 import numpy as np
 
+from common.text import agreed
 from config import IGNORE_INDEX, ClassTable
 from data.checks import NOTES, PROBLEMS, Finding, Record, examine_source, span, total_pixels
 from page.workspace import Collection
@@ -67,6 +68,7 @@ def _describe_findings(findings: list[Finding], by_path: dict[str, str]) -> list
     for kind, what in (PROBLEMS | NOTES).items():
         own = [finding for finding in findings if finding.kind == kind]
         items = [{"text": f.text, "photograph": by_path.get(str(f.path))} for f in own[:SHOWN]]
-        entry = {"what": what, "problem": kind in PROBLEMS, "count": len(own), "items": items}
+        entry = {"what": agreed(len(own), what), "problem": kind in PROBLEMS}
+        entry |= {"count": len(own), "items": items}
         found += [entry] if own else []
     return found

@@ -9,6 +9,7 @@ from threading import Event
 
 from common.errors import UserError
 from common.files import lock_folder, write_text
+from common.text import counted
 from inference.clips import segmented_clip
 from inference.journal import Journal
 from inference.pictures import segment_pictures
@@ -100,7 +101,7 @@ class Segmenter:
             if reader.damage:
                 job.notes.append(
                     f"The video is damaged at {reader.damage.time:.2f} s ({reader.damage.reason}); "
-                    f"the result holds the {job.done} frames that could be read."
+                    f"the result holds the {counted(job.done, 'frame|frames')} that could be read."
                 )
 
 

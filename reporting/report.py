@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from common.text import counted
 from config import ClassTable
 from reporting.charts import MAX_POINTS, agreement_charts, reliability_chart, training_charts
 from reporting.pages import percent, render
@@ -105,7 +106,8 @@ def _verdict(names: tuple[str, ...], metrics: dict, agreement: Sequence[dict]) -
         return None
     weakest, index = min(known)
     grade = next(word for low, least, word in GRADES if miou >= low and weakest >= least)
-    meaning = f"Predicted and true areas overlap by {miou:.0%}, averaged over {len(known)} classes."
+    averaged = counted(len(known), "class|classes")
+    meaning = f"Predicted and true areas overlap by {miou:.0%}, averaged over {averaged}."
     counts = np.array(metrics.get("confusion", ()), dtype=np.float64)
     failing = f"Weakest class: {names[index]}, IoU {weakest:.0%}."
     if counts.any():
@@ -138,7 +140,8 @@ def _severity(metrics: dict) -> tuple[str, bool]:
     )
     missed = metrics["severity_missed"]
     if missed:
-        text += f" On {len(missed)} of {metrics['images']} pictures most of it is missed."
+        pictures = counted(metrics["images"], "picture|pictures")
+        text += f" On {len(missed)} of {pictures} most of it is missed."
     return text, bool(missed) or abs(predicted - true) > MISLEADING
 
 
@@ -270,7 +273,7 @@ def _training_sentence(history: list[dict], best: dict | None) -> str:
     text = f"Validation mIoU was highest at epoch {best['epoch']} ({best['valid_miou']:.1%})"
     if since <= 0.1 * len(history):
         return f"{text}, close to the end: more epochs may help."
-    return f"{text} and did not improve in the {since} epochs after it."
+    return f"{text} and did not improve in the {counted(since, 'epoch|epochs')} after it."
 
 
 def _duration(seconds: float) -> str:

@@ -62,7 +62,7 @@ def test_the_data_check_shows_shares_before_and_after(monkeypatch, root, capsys)
     assert run(monkeypatch, datasets.main, root, *RULES) == 1
     shown = capsys.readouterr().out
     before, after = shown.split("After --merge and --ignore:")
-    assert "1 pictures whose annotations cannot be used" in after
+    assert "1 picture whose annotations cannot be used" in after
     assert "5.jpg is not there" in after
     assert [name in before for name in ("leaf", "spot", "tape", "ignored")] == [True] * 3 + [False]
     assert "plant" in after

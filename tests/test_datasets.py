@@ -257,7 +257,7 @@ def test_the_command_line_returns_0_1_or_2(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().err == ""
     (root / "train_images" / "000.png").write_bytes(b"no picture")
     assert exit_code(monkeypatch, root, "--fix-list", tmp_path / "fix.txt") == 1
-    assert "1 problems in 1 files" in capsys.readouterr().out
+    assert "1 problem in 1 file" in capsys.readouterr().out
     assert (tmp_path / "fix.txt").read_text() == "train_images/000.png\n"
     assert exit_code(monkeypatch, tmp_path / "missing") == 2
     assert capsys.readouterr().err.count("\n") == 1

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common import cli
 from common.errors import UserError
 from common.files import lock_folder, replacing, write_text
-from common.text import printable
+from common.text import agreed, printable
 from config import DataChoices
 from data.classes import IGNORED_NAMES, format_class_table
 from data.images import map_files, write_mask
@@ -43,7 +43,7 @@ def main() -> int:
         refuse_if_used(args.out_dir, args.overwrite)
         write_data(args.out_dir, pairs, source.reader)
     counts = ", ".join(f"{len(own)} {split}" for split, own in pairs.items())
-    print(f"{args.out_dir}/ has {counts} pairs.")
+    print(f"{args.out_dir}/ has {counts} {agreed(sum(map(len, pairs.values())), 'pair|pairs')}.")
     return 0
 
 

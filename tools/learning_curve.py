@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common import cli
 from common.errors import UserError
 from common.files import lock_folder, write_csv, write_text
+from common.text import counted
 from config import DataChoices
 from data.checks import check_pairs
 from data.source import Source, open_source
@@ -85,8 +86,8 @@ def open_pairs(args: argparse.Namespace) -> tuple[Source, dict[str, list]]:
         look = (source.root, source.reader, args.valid_share, args.groups, args.seed)
         pairs, _ = settle_split(args.out_dir, everything, *look, args.split_file)
     if len(pairs["train"]) < 2 * PARTS[0]:
-        few = f"{args.data} has {len(pairs['train'])} training photographs"
-        raise UserError(f"{few}; a curve needs {2 * PARTS[0]} at least.")
+        few = counted(len(pairs["train"]), "training photograph|photographs")
+        raise UserError(f"{args.data} has {few}; a curve needs {2 * PARTS[0]} at least.")
     flags.settle_recipe(args, [source.facts.size_of(pair) for pair in pairs["train"]])
     return source, pairs
 
@@ -121,7 +122,8 @@ def learn(args: argparse.Namespace, count: int, repeat: int) -> np.ndarray:
         setattr(own, name, None)
     own.data, own.seed = data, args.seed + repeat
     if not RunFolder(run).is_finished(args.epochs):
-        print(f"{count} photographs, training {repeat + 1}", flush=True)
+        many = counted(count, "photograph|photographs")
+        print(f"{many}, training {repeat + 1}", flush=True)
         link_share(args.out_dir / "data", data, count, own.seed)
         call = ["--out-dir", run, "--device", args.device, "--workers", args.workers]
         train([*flags.as_flags(flags.plain_args(own)), *map(str, call), "--resume", "auto"])

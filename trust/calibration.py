@@ -15,7 +15,7 @@ import numpy as np
 
 from common.errors import UserError
 from common.files import write_text
-from common.text import read_text
+from common.text import counted, read_text
 from config import ClassTable
 from data.splits import FOLDS_FILE
 from inference.prediction import SoftCounts
@@ -140,7 +140,7 @@ def doubt(soft: SoftCounts, table: SeverityTable) -> np.ndarray:
 def describe_calibration(calibration: Calibration, path: Path) -> str:
     """A sentence on what was learnt, and where it lies."""
     count, least = calibration.pictures, fewest(0.9)
-    text = f"Calibrated on {count} pictures, kept in {path}; temperature "
+    text = f"Calibrated on {counted(count, 'picture|pictures')}, kept in {path}; temperature "
     text += f"{calibration.temperature:.2f}."
     if not calibration.errors:
         text = f"The probabilities are calibrated, kept in {path}; temperature "

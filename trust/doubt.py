@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from common.text import counted
 from inference.prediction import Prediction
 from inference.predictor import Predictor
 from metrics import SeverityTable
@@ -77,8 +78,9 @@ def make_judge(
             )
             calibration = None
         elif calibration.errors and calibration.pictures < fewest(coverage):
+            many = counted(calibration.pictures, "picture|pictures")
             say(
-                f"The model was calibrated on {calibration.pictures} pictures, and --coverage "
+                f"The model was calibrated on {many}, and --coverage "
                 f"{coverage:g} needs {fewest(coverage)}: severities get no interval."
             )
     return Judge(predictor, coverage, calibration, read_familiarity(models))

@@ -14,6 +14,7 @@ from pathlib import Path
 from common import distributed
 from common.distributed import say
 from common.errors import UserError
+from common.text import agreed, counted
 from data.checks import span
 from data.pairs import Pair
 from data.source import Source
@@ -64,8 +65,8 @@ def settle_folds(
             f"{path} has {own.count} other folds; give the --folds, --groups and --seed that they "
             "were made with, pass --overwrite to replace all, or take another --out-dir."
         )
-    sizes = span([folds.count(number) for number in range(count)])
-    say(f"{count} folds of {sizes} photographs. {remark}")
+    sizes = [folds.count(number) for number in range(count)]
+    say(f"{count} folds of {span(sizes)} {agreed(max(sizes), 'photograph|photographs')}. {remark}")
     distributed.barrier()  # all have looked at the folder
     if distributed.is_main() and own is None:
         if anew:
@@ -102,10 +103,11 @@ def warn_of_seen(folds: Path, pairs: Sequence[Pair], root: Path) -> None:
     known = Division.read(folds, "fold").parts
     seen = sum(name_of(pair.image, root) in known for pair in pairs)
     if seen:
+        many, have = counted(len(pairs), "photograph|photographs"), agreed(seen, "has|have")
         print(
-            f"{seen} of these {len(pairs)} photographs have names that {folds} divides: "
-            "if they are the same, all folds but one have learnt them, and these figures are too "
-            "good. Leave --split out to measure each by the fold that has not seen it."
+            f"{seen} of {many} {have} a name that {folds} divides: if they are the same, all folds "
+            "but one have learnt them, and these figures are too good. Leave --split out to "
+            "measure each by the fold that has not seen it."
         )
 
 

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from common.errors import UserError
 from common.files import replacing
-from common.text import printable
+from common.text import counted, printable
 from config import ClassTable
 from data.cache import cache_folder
 from data.formats.detect import read_annotations
@@ -108,7 +108,7 @@ class Annotated:
         if self.problems and not skip_bad:
             raise UserError(_first(self.problems, "--skip-bad leaves such pictures out"))
         if self.problems:
-            tqdm.write(f"{len(self.problems)} pictures are left out:")
+            tqdm.write(counted(len(self.problems), "picture|pictures is|are left out:"))
             for _, text in self.problems:
                 tqdm.write(f"  {printable(text)}")
 
@@ -117,11 +117,12 @@ class Annotated:
         found, boxes = self.found, self.found.boxes_only
         told = [
             *found.remarks,
-            *(f"{count} {what}" for what, count in found.counts.items() if count),
+            *(counted(count, what) for what, count in found.counts.items() if count),
         ]
         if boxes:
             first = printable(boxes[0].path.name)
-            told.append(f"{len(boxes)} pictures with boxes only are left out, such as {first}")
+            words = "picture|pictures with boxes only is|are left out, such as"
+            told.append(f"{counted(len(boxes), words)} {first}")
         return MaskReader(self.classes, remarks=(*told, *remarks))
 
 

@@ -105,7 +105,7 @@ def _read_file(
             found.add_picture(picture, boxes)
     if of_image:
         count = sum(map(len, of_image.values()))
-        found.counts["annotations of pictures that their file does not list"] += count
+        found.counts["annotation|annotations of pictures that the file does not list"] += count
     return used
 
 

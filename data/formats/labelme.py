@@ -59,7 +59,7 @@ def read(folder: Folder, files: list[Path], keep: Keep) -> Annotations:
     found.names.sort()  # the order of files means nothing
     named = {path.with_suffix("") for path in files} | {photo.with_suffix("") for photo in taken}
     places = {path.parent for path in named}
-    found.counts["photographs without an annotation file (left out)"] = sum(
+    found.counts["photograph|photographs without an annotation file (left out)"] = sum(
         is_image_name(path) and path.parent in places and path.with_suffix("") not in named
         for path in folder.files
     )
@@ -100,7 +100,8 @@ def _photograph(folder: Folder, path: Path, content: dict, keep: Keep, found: An
     ending = next((e for mark, e in ENDINGS.items() if embedded.startswith(mark)), None)
     if ending is None:
         raise UserError("its imageData is no photograph in a known format; set it to null")
-    found.counts["photographs taken from imageData (the files differ or are missing)"] += 1
+    what = "photograph|photographs taken from imageData (no file that is the same)"
+    found.counts[what] += 1
     return keep(embedded, f"{path.stem}{ending}")
 
 

@@ -57,9 +57,9 @@ def _add_task(found: Annotations, folder: Folder, path: Path, task: dict) -> Non
         and isinstance(one.get("result"), list)
     ]
     if not done:
-        found.counts["tasks without a finished annotation (left out)"] += 1
+        found.counts["task|tasks without a finished annotation (left out)"] += 1
         return
-    found.counts["tasks with several annotations (the newest is taken)"] += len(done) > 1
+    found.counts["task|tasks with several annotations (the newest is taken)"] += len(done) > 1
     newest = max(done, key=lambda one: str(one.get("updated_at") or one.get("created_at") or ""))
     photo = _photograph(folder, path, task)
     picture = Picture(photo, path, split=split_of(path, folder.root))

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import UserError
-from common.text import printable
+from common.text import counted, printable
 from config import IGNORE_INDEX, RGB, ClassTable, Size
 from data.classes import (
     IGNORED_NAMES,
@@ -52,8 +52,9 @@ def class_table(found: Annotations, root: Path) -> ClassTable:
             )
         return replace(table, ignored=())
     if not names or len(names) >= MAX_CLASSES:
+        many = counted(len(names), "class|classes")
         raise UserError(
-            f"{printable(root)} has {len(names)} classes with areas in {found.format}; 1 to "
+            f"{printable(root)} has {many} with areas in {found.format}; 1 to "
             f"{MAX_CLASSES - 1} are needed."
         )
     odd = next((name for name in names if printable(name) != name), None)
@@ -128,7 +129,7 @@ def painted_pairs(
         shape.region.beyond(picture.size)
         for picture in pictures if picture.size for shape in picture.shapes
     )  # fmt: skip
-    found.counts["shapes that reach beyond their picture (clipped)"] += beyond
+    found.counts["shape|shapes that reaches|reach beyond the picture (clipped)"] += beyond
     return sorted(pairs, key=lambda pair: pair.image)
 
 

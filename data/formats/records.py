@@ -62,7 +62,7 @@ class Annotations:
         pictures: that can be used.
         boxes_only: pictures that only have boxes, which say nothing about pixels: left out.
         problems: about each picture that cannot: the file with the fault, and a sentence.
-        counts: how often something happened that is no error, by its wording.
+        counts: how often something happened that is no error, by words that `counted` takes.
         remarks: what else a person should know.
     """
 
@@ -89,8 +89,8 @@ class Annotations:
             boxes: annotations that say where something is, but not which pixels.
             other: annotations that are no areas: points, lines, tags.
         """
-        self.counts["boxes without an outline (not painted)"] += boxes
-        self.counts["points, lines or tags (no areas)"] += other
+        self.counts["box|boxes without an outline (not painted)"] += boxes
+        self.counts["point|points, line|lines or tag|tags (no areas)"] += other
         if boxes and not picture.shapes:
             self.boxes_only.append(picture)
         else:

@@ -263,7 +263,7 @@ def _ring(points) -> np.ndarray:
     except (TypeError, ValueError, OverflowError) as error:
         raise UserError("its points are no numbers") from error
     if len(flat) % 2:
-        raise UserError(f"it has {len(flat)} coordinates, an odd number")
+        raise UserError(f"it has an odd number of coordinates ({len(flat)})")
     if len(flat) > 2 * MAX_POINTS:
         raise UserError(f"it has {len(flat) // 2:,} points, more than {MAX_POINTS:,}")
     if not np.isfinite(flat).all():

@@ -83,7 +83,7 @@ def read(folder: Folder, description: Path | None, polygons: bool = False) -> An
             if isinstance(sizes[photo], UserError):
                 raise sizes[photo]
             picture = Picture(photo, path or photo, size=sizes[photo], split=photos[photo])
-            found.counts["pictures without a label file or with an empty one"] += not lines
+            found.counts["picture|pictures without a label file or with an empty one"] += not lines
             found.add_picture(picture, _add_shapes(picture, lines, names, found))
     found.add_names(names[index] for index in sorted(names))
     return found

@@ -38,6 +38,8 @@ export async function tried(work) {
 export const percent = (value, digits = 1) =>
   typeof value === "number" && isFinite(value) ? `${(100 * value).toFixed(digits)} %` : "–";
 
+export const counted = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"}`;
+
 export const rgb = color => `rgb(${color.join(", ")})`;
 
 export function swatch(color) {

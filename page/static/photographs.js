@@ -2,7 +2,7 @@
 
 import { edit } from "./editor.js";
 import { refresh } from "./main.js";
-import { byId, dropZone, fill, make, percent, say, tried } from "./parts.js";
+import { byId, counted, dropZone, fill, make, percent, say, tried } from "./parts.js";
 import { blobOf, get, post, put, ticket } from "./server.js";
 
 const PAGE = 60;
@@ -21,7 +21,7 @@ export function update(now) {
   const working = state.jobs.some(job => job.kind === "segment" && job.about === chosen && ["waiting", "running"].includes(job.state));
   byId("segment").disabled = working || !chosen;
   const count = listed.find(entry => entry.id === chosen)?.count;
-  byId("segment-note").textContent = working ? "At work" : count ? `${count} photographs` : "Add photographs first";
+  byId("segment-note").textContent = working ? "At work" : count ? counted(count, "photograph") : "Add photographs first";
   if (chosen && known?.id !== chosen) show(chosen);
 }
 
@@ -152,7 +152,7 @@ function list() {
   byId("results").hidden = !known.photographs.length;
   byId("results-title").textContent = known.model ? `${known.title}, segmented with ${known.model}` : known.title;
   const corrected = known.photographs.filter(entry => entry.corrected).length;
-  byId("counts").textContent = `${known.photographs.length} photographs, ${corrected} corrected`;
+  byId("counts").textContent = `${counted(known.photographs.length, "photograph")}, ${corrected} corrected`;
   byId("first").textContent = known.classes ? "Look through and correct" : "Paint them";
   const sorter = ([name, title]) => make("th", { class: "number", scope: "col" }, make("button", {
     type: "button", onclick: () => { byId("order").value = name; rows(); } }, title));

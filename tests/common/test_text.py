@@ -13,5 +13,9 @@ def test_names_are_listed_up_to_a_bound_and_shown_so_that_no_terminal_obeys_them
 
 
 def test_one_thing_is_no_things():
-    assert [counted(n, "picture") for n in (0, 1, 2)] == ["0 pictures", "1 picture", "2 pictures"]
-    assert [counted(n, "class", "classes") for n in (1, 2)] == ["1 class", "2 classes"]
+    words = "class|classes is|are new, as of 2 or more"
+    assert [counted(n, words) for n in (0, 1, 2)] == [
+        "0 classes are new, as of 2 or more",
+        "1 class is new, as of 2 or more",
+        "2 classes are new, as of 2 or more",
+    ]

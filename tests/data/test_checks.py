@@ -54,9 +54,9 @@ train_images/000.png is cut off
 2 masks without an image
 has the value 9 on
 64x48
-1 masks with nothing but the first class
-the same picture in two splits
-the same picture twice in one split
+1 mask with nothing but the first class
+1 picture that another split has, too
+1 picture that the same split has twice
 009.png was painted on the photograph
 010.png has the colour
 It looks resized with smoothing

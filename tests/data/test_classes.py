@@ -46,7 +46,7 @@ def test_labelmaps_of_any_encoding_are_read(tmp_path, content):
         (b"a:0,0,0::\nb\n", "line 2"),
         (b":0,0,0::\nb:1,1,1::\n", "line 1"),
         (b"a\x1b[31m:0,0,0::\nb:1,1,1::\n", "control characters"),
-        (b"a:0,0,0::\nvoid:1,1,1::\n", "names 1 classes"),
+        (b"a:0,0,0::\nvoid:1,1,1::\n", "names 1 class"),
         (b"", "names 0 classes"),
     ],
 )
@@ -105,7 +105,7 @@ def test_a_class_that_others_join_keeps_its_own_place(tmp_path):
         (["rust=\x1b"], [], "is no rule"),
         (["mould=x"], [], "no class 'mould'; there are soil, rust, spot, leaf"),
         ([], ["mould"], "no class 'mould'"),
-        (["rust,spot,leaf=soil"], [], "leave 1 classes"),
+        (["rust,spot,leaf=soil"], [], "leave 1 class"),
     ],
 )
 def test_rules_that_cannot_be_meant_are_refused(tmp_path, merge, ignore, reason):

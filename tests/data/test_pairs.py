@@ -39,7 +39,7 @@ def test_missing_masks_are_named(tmp_path):
     root = make_data(tmp_path, [blobs()] * 3)
     (root / "train_masks" / "001.png").unlink()
     with pytest.raises(
-        UserError, match=r"1 of 3 images have no mask; the first is .*001\.png"
+        UserError, match=r"1 of 3 images has no mask; the first is .*001\.png"
     ) as no:
         find_pairs(root, "train")
     assert str(no.value).endswith(f"(expected {root}/train_masks/001.png).")

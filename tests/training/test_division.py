@@ -6,6 +6,7 @@ import shutil
 import sys
 
 import pytest
+from PIL import Image
 from run_tiny import add_tiny
 from tiny_data import write_data
 
@@ -83,3 +84,15 @@ def test_data_with_splits_have_nothing_to_divide(export, tmp_path):
     ):
         with pytest.raises(UserError, match=f"says by itself.*{named} has nothing to divide"):
             call(train, *BASE, "--data", export.parent / "data", "--out-dir", tmp_path, *flags)
+
+
+def test_a_class_that_only_validation_shows_is_told_and_the_size_of_each_figure(tmp_path, capsys):
+    add_tiny()
+    data = write_data(tmp_path / "data", train=3, valid=2)
+    for mask in (data / "train_masks").iterdir():
+        Image.new("L", Image.open(mask).size).save(mask)
+    (data / "labelmap.txt").write_text("ground:0,0,0::\nspot:1,1,1::\n")
+    assert call(train, *BASE, "--data", data, "--out-dir", tmp_path / "out") == 0
+    said = capsys.readouterr().out
+    assert "No mask to learn from shows spot, but those to validate on do" in said
+    assert "at each mask's own size (the epochs were measured at 64x32)" in said

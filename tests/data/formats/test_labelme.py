@@ -90,7 +90,7 @@ def test_annotations_belong_to_the_pixels_within_the_file(root):
     images = {pair.stem: pair.image for pair in all_pairs(source)}
     assert np.array_equal(read_image(images["a"]), other)
     assert images["b"] == root / "b.png"  # the same bytes
-    assert "1 photographs taken from imageData" in source.reader.describe()
+    assert "1 photograph taken from imageData" in source.reader.describe()
     (root / "b.png").unlink()
     assert len(all_pairs(open_all(root))) == 2
 
@@ -98,7 +98,7 @@ def test_annotations_belong_to_the_pixels_within_the_file(root):
 def test_version_3_names_no_size_and_no_kind(root):
     write(root, [])
     write_photo(root / "c.png", SIZE)  # nobody annotated it
-    assert "1 photographs without an annotation file" in open_all(root).reader.describe()
+    assert "1 photograph without an annotation file" in open_all(root).reader.describe()
     write_json(root / "a.json", {
         "flags": {}, "lineColor": [0, 255, 0, 128], "imagePath": "a.png", "imageData": None,
         "shapes": [{"label": "leaf", "points": [[2, 2], [9, 2], [9, 9], [2, 9]]}],

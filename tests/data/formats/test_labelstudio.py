@@ -83,7 +83,7 @@ def test_the_newest_finished_annotation_counts_and_no_prediction(root):
         "predictions": [annotation(35, "2024-04-01")],
     }  # fmt: skip
     source = open_all(write(root, first))
-    assert "1 tasks with several annotations (the newest is taken)" in source.reader.describe()
+    assert "1 task with several annotations (the newest is taken)" in source.reader.describe()
     assert np.array_equal(labels(root), filled(SIZE, (1, 2, 2, 20, 10)))
 
 
@@ -93,7 +93,7 @@ def test_an_empty_annotation_is_background_and_a_task_without_one_is_left_out(ro
     source = open_all(write(root, task([]), open_task))
     assert sorted(pair.stem for pair in all_pairs(source)) == ["a", "b"]
     assert not labels(root).any()
-    assert "1 tasks without a finished annotation" in source.reader.describe()
+    assert "1 task without a finished annotation" in source.reader.describe()
 
 
 def pack(mask: np.ndarray) -> list[int]:

@@ -82,8 +82,8 @@ def test_boxes_among_outlines_are_counted_and_empty_files_are_background(tmp_pat
     (root / "labels/train/a.txt").write_text(SPOT + "0 0.8 0.5 0.1 0.1\n")
     (root / "labels/val/b.txt").write_text("")
     source = open_source(root)
-    assert "1 boxes without an outline" in source.reader.describe()
-    assert "1 pictures without a label file or with an empty one" in source.reader.describe()
+    assert "1 box without an outline" in source.reader.describe()
+    assert "1 picture without a label file or with an empty one" in source.reader.describe()
     assert np.unique(labels(root)).tolist() == [0, 2]
     assert not labels(root, "b").any()
     (root / "labels/val/b.txt").unlink()
