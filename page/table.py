@@ -93,7 +93,8 @@ class Table:
 
         severity, _, row = mask_statistics(read_labels(mask), classes, None)
         names = statistic_names(classes, None)
-        figures = {"severity": severity} | dict(zip(names, row, strict=True))
+        figures = {} if severity != severity else {"severity": severity}  # NaN: no symptom
+        figures |= dict(zip(names, row, strict=True))
         write_text(kept, json.dumps({"stamp": stamp, "figures": figures}))
         return figures
 

@@ -2,7 +2,7 @@
 // every second while something works and every few seconds otherwise.
 
 import * as data from "./data.js";
-import { byId, fill, make, say, tried } from "./parts.js";
+import { byId, counted, fill, make, say, tried } from "./parts.js";
 import * as photographs from "./photographs.js";
 import { get, hasToken, post, setToken } from "./server.js";
 import * as train from "./train.js";
@@ -70,7 +70,7 @@ async function look() {
 const isAtWork = job => ["waiting", "running"].includes(job.state);
 
 export function nameOf(model) {
-  const trained = model.folds ? `${model.folds} folds, ${model.epochs} epochs each` : `${model.epochs} epochs`;
+  const once = counted(model.epochs, "epoch"), trained = model.folds ? `${model.folds} folds, ${once} each` : once;
   const reached = model.miou == null ? "" : `, mIoU ${model.miou.toFixed(2)}`;
   return `${model.name} (${trained}${reached}${model.finished ? "" : ", not finished"})`;
 }

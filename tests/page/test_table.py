@@ -84,3 +84,14 @@ def test_what_is_painted_without_a_model_has_a_table(desk, client, tmp_path):
     assert (line["width"], line["height"], line["corrected"]) == ("64", "48", "yes")
     assert float(line["severity"]) == pytest.approx(1)
     assert line["pixels_spot"] == str(12 * 64)
+
+
+def test_a_painted_leaf_has_no_severity(desk, client, tmp_path):
+    base = drop(client, tmp_path, 1)
+    client.post(f"{base}/classes", json={"names": ["background", "leaf"]})
+    address = f"{base}/photographs/{client.get(base).json()['photographs'][0]['id']}"
+    save(client, address, rows=12)
+    figures = client.get(address).json()["figures"]
+    assert figures["pixels_leaf"] == 12 * 64
+    assert "severity" not in figures
+    assert "severity" not in download(client, base)[0]
