@@ -45,7 +45,7 @@ test: lint
 	$(VENV)/python -m pytest -n 2 --dist worksteal
 
 soak: .venv/.installed-dev
-	$(VENV)/python -m pytest -m soak
+	$(VENV)/python -m pytest -m soak -o faulthandler_timeout=3600
 	$(VENV)/python tests/soak/fuzz.py --count 20000
 	$(VENV)/python tests/soak/pictures.py --count 2000
 	$(VENV)/python tests/soak/training.py --count 2000

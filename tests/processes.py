@@ -5,6 +5,7 @@ server process imports the scripts once, before it starts any thread, and forks 
 """
 
 import contextlib
+import faulthandler
 import multiprocessing
 import os
 import shutil
@@ -18,7 +19,7 @@ from pathlib import Path
 import psutil
 from run_tiny import ROOT, run_script
 
-PATIENCE = 600  # seconds: what takes ten alone may take ten times that on a busy machine
+PATIENCE = 240  # seconds, less than a test has: what takes ten alone takes long on a busy machine
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["run_tiny", "train", "evaluate", "inference_image"])
 
@@ -42,13 +43,22 @@ class Script:
         self.pid = self._process.pid
 
     def finish(self, timeout: float = PATIENCE) -> tuple[int, str]:
-        """Wait for its end: the exit code, negative for a signal's, and the errors it printed."""
+        """Wait for its end: the exit code, negative for a signal's, and the errors it printed.
+
+        One that hangs is ended, and says where each of its threads stands.
+        """
         self._process.join(timeout)
-        code, errors = self._process.exitcode, self._folder / "err"
+        hangs = self._process.is_alive()
+        if hangs:
+            self.send(signal.SIGABRT)
+            self._process.join(10)
+            with contextlib.suppress(ProcessLookupError):
+                self.send(signal.SIGKILL, to_all=True)
+        errors = self._folder / "err"
         text = errors.read_text() if errors.exists() else ""
         shutil.rmtree(self._folder)
-        assert code is not None, f"{self.pid} still runs after {timeout} s: {text}"
-        return code, text
+        assert not hangs, f"{self.pid} still runs after {timeout} s: {text}"
+        return self._process.exitcode, text
 
     def wait_for(self, path: Path) -> None:
         """Until a file is there or the process has ended."""
@@ -110,5 +120,6 @@ def _run(
     for stream, name in ((sys.stdout, "out"), (sys.stderr, "err")):
         with open(folder / name, "wb") as file:
             os.dup2(file.fileno(), stream.fileno())
+    faulthandler.enable()
     signal.signal(signal.SIGINT, signal.SIG_IGN if nohup else signal.default_int_handler)
     run_script(*command)
