@@ -39,6 +39,10 @@ class ConflictError(UserError):
     """Another window has saved meanwhile."""
 
 
+class OtherClassesError(ConflictError):
+    """Another window has given the photographs other classes meanwhile."""
+
+
 class Desk:
     """The state of the page and what can be done with it.
 
@@ -118,9 +122,18 @@ class Desk:
         return self._segmenter
 
     def set_classes(self, collection: Collection, names: list[str]) -> None:
-        """Say what will be painted on photographs that no model has seen."""
-        collection.classes = classes_of(names, collection.home)
-        collection.save()
+        """Say what will be painted on photographs that no model has seen.
+
+        Raises:
+            OtherClassesError: another window has said otherwise, and may have painted since.
+        """
+        with self._saving:
+            said = classes_of(names, collection.home)
+            if collection.classes not in (None, said):
+                what = "These photographs have classes already; reload the page."
+                raise OtherClassesError(what)
+            collection.classes = said
+            collection.save()
 
     def adopt_classes(self, collection: Collection) -> ClassTable:
         """The classes to paint with.
@@ -131,6 +144,10 @@ class Desk:
         if collection.classes is None:
             raise UserError("Say first which classes are painted.")
         return collection.classes
+
+    def table_id(self, collection: Collection) -> str:
+        """By what the browser sees whether it still shows the classes that a mask has now."""
+        return self.corrections.folder(self.adopt_classes(collection)).name.rpartition("-")[2]
 
     def thumbnail(self, collection: Collection, entry: Photograph) -> bytes:
         """A small JPEG of a photograph, tinted with its mask where there is one."""
@@ -145,7 +162,7 @@ class Desk:
 
     def mask_archive(self, collection: Collection) -> Path:
         """All masks of a collection as one zip file, those that were corrected as corrected."""
-        path = collection.home / f"{clean_name(collection.title)}_masks.zip"
+        path = collection.home / clean_name(f"{collection.title}_masks.zip")
         classes = self.adopt_classes(collection)
         copies = self.corrections.copies(classes)
         with replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
@@ -178,20 +195,25 @@ class Desk:
         return np.zeros(size, np.uint8), "nothing"
 
     def save_mask(
-        self, collection: Collection, entry: Photograph, mask: np.ndarray, seen: str
+        self, collection: Collection, entry: Photograph, mask: np.ndarray, seen: str, table: str
     ) -> str:
         """Keep a correction.
 
         Args:
-            seen: the fingerprint of the mask that was painted on.
+            seen: the fingerprint of the mask that was painted on, "*" for any.
+            table: the `table_id` of the classes that were painted, "" for any.
 
         Returns:
             the new fingerprint.
 
         Raises:
             ConflictError: another window has saved a different mask since.
+            OtherClassesError: a model of other classes has segmented the photographs since.
         """
         with self._saving:
+            if table not in ("", self.table_id(collection)):
+                what = "These photographs have other classes now; reload the page."
+                raise OtherClassesError(what)
             now = fingerprint(self.mask(collection, entry)[0])
             if seen not in (now, "*") and now != fingerprint(mask):
                 raise ConflictError(

@@ -18,7 +18,7 @@ from config import IGNORE_INDEX, Size
 from data.images import encode_jpeg, read_image, resize_image
 
 TILE = 512  # pixels of a tile's side
-HELD = 3  # decoded photographs; 50 megapixels take 150 MB
+HELD = 512 << 20  # bytes of decoded photographs; 50 megapixels take 150 MB
 
 
 class Pictures:
@@ -40,7 +40,7 @@ class Pictures:
             if key not in self._held:
                 self._held[key] = read_image(path)
             self._held.move_to_end(key)
-            while len(self._held) > HELD:
+            while len(self._held) > 1 and sum(i.nbytes for i in self._held.values()) > HELD:
                 self._held.popitem(last=False)
             return self._held[key]
 

@@ -54,7 +54,7 @@ class Segmenter:
         predictor = self._load(model)
         collection.classes, collection.model = predictor.classes, name
         collection.save()
-        named = {entry.name: entry.path for entry in collection.photographs.values()}
+        named = {entry.name: entry.path for entry in list(collection.photographs.values())}
         job.total = len(named)
         folder = ResultFolder(collection.results, WRITTEN, predictor.classes)
         # A model that carries a calibration tells how far each result can be trusted.

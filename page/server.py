@@ -26,7 +26,7 @@ from common.cli import explain
 from common.errors import UserError
 from common.text import printable
 from data.images import is_image_name, read_header, read_image
-from page.desk import ConflictError, Desk
+from page.desk import ConflictError, Desk, OtherClassesError
 from page.guard import REPORT_POLICY, Guard
 from page.pictures import fingerprint, pack, unpack
 from page.room import NoRoomError, keep_room
@@ -194,6 +194,7 @@ class Pages:
                     for n, c in zip(classes.names, classes.vis_colors, strict=True)
                 ],
                 "corrected": self.desk.corrections.count(classes) if classes else {},
+                "table": self.desk.table_id(collection) if classes else "",
                 "photographs": rows,
             }  # fmt: skip
 
@@ -292,6 +293,7 @@ class Pages:
         mask, origin = await run_in_threadpool(self.desk.mask, *found)
         headers = {"etag": fingerprint(mask), "content-encoding": "gzip", "x-origin": origin}
         headers["x-size"] = f"{mask.shape[1]},{mask.shape[0]}"
+        headers["x-classes"] = self.desk.table_id(found[0])
         packed = await run_in_threadpool(pack, mask)
         return Response(packed, media_type="application/octet-stream", headers=headers)
 
@@ -300,17 +302,15 @@ class Pages:
         seen = request.headers.get("if-match")
         if seen is None:
             raise RefusedError(428, "Say with If-Match which mask was painted on.")
+        table = request.headers.get("x-classes", "")
         body = b"".join([chunk async for chunk in receive_body(request, MAX_UPLOAD)])
 
         def save() -> str:
             size = read_header(entry.path).size
             mask = unpack(body, size, len(self.desk.adopt_classes(collection)))
-            return self.desk.save_mask(collection, entry, mask, seen)
+            return self.desk.save_mask(collection, entry, mask, seen, table)
 
-        try:
-            tag = await run_in_threadpool(save)
-        except ConflictError as error:
-            raise RefusedError(412, str(error)) from error
+        tag = await run_in_threadpool(save)
         return Response(status_code=204, headers={"etag": tag})
 
     # --- Jobs, data sets, trainings, videos ---
@@ -481,7 +481,9 @@ async def _explained(request: Request, error: Exception) -> Response:
         return await _missing(request, error)
     if _is_full(error):
         return JSONResponse({"error": explain(error)}, 507, {"connection": "close"})
-    return JSONResponse({"error": explain(error)}, 422 if isinstance(error, UserError) else 500)
+    statuses = {OtherClassesError: 409, ConflictError: 412, UserError: 422}
+    status = next((s for kind, s in statuses.items() if isinstance(error, kind)), 500)
+    return JSONResponse({"error": explain(error)}, status)
 
 
 async def _missing(request: Request, error: Exception) -> Response:

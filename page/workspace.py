@@ -137,7 +137,9 @@ class Collection:
         path = self.results / "results.csv"
         if not path.is_file():
             return {}
-        by_path = {str(entry.path): entry.id for entry in list(self.photographs.values())}
+        entries = list(self.photographs.values())
+        # As a table is written: a name that is not Unicode stands there in other letters.
+        by_path = {_encodable(str(entry.path)): entry.id for entry in entries}
         with open(path, newline="", encoding="utf-8") as file:
             rows = [row for row in csv.DictReader(file) if row.get("file") in by_path]
         return {by_path[row["file"]]: row for row in rows}
@@ -256,6 +258,10 @@ class Workspace:
         return sorted(str(folder.resolve()) for folder in folders if _holds_pictures(folder))
 
 
+def _encodable(text: str) -> str:
+    return text.encode(errors="backslashreplace").decode()
+
+
 def _annotates(path: Path) -> bool:
     return path.is_file() and path.suffix.lower() in (".json", ".xml", ".yaml", ".yml")
 
@@ -275,7 +281,7 @@ def clean_name(text: str) -> str:
     """A file's name as the browser tells it, made one that every system takes, without a path."""
     name = unicodedata.normalize("NFC", re.split(r"[/\\]", text)[-1])
     name = FORBIDDEN.sub("_", name).strip(" .")
-    stem, dot, ending = name.rpartition(".")
+    stem, dot, ending = name.rpartition(".") if "." in name else (name, "", "")
     stem = stem.encode(errors="replace")[:120].decode(errors="ignore").strip(" .") or "picture"
     name = f"{stem}{dot}{ending[:12]}" if dot else stem
     return f"_{name}" if RESERVED.fullmatch(name) else name

@@ -11,7 +11,7 @@ const OTHER_END = 5; // the button that a pen's eraser is
 const TWITCH = 12; // CSS pixels that a finger may slip before the second of two comes
 const dialog = byId("editor"), guide = byId("guide-layer");
 
-let list = [], place = 0, base = "", classes = [], changed = () => {};
+let list = [], place = 0, base = "", classes = [], table = "", changed = () => {};
 let view = null, mask = null, tag = "", origin = "";
 let tool = "brush", value = 1, corners = [], cursor = null, stroke = null, pinch = null;
 let dirty = false, saving = null, timer = 0, loading = 0, penned = false;
@@ -20,7 +20,7 @@ const pointers = new Map();
 // Opens the editor on one of several photographs; `onChange(id)` is told of each that is saved.
 export async function edit(collection, photographs, id, onChange) {
   list = photographs;
-  classes = collection.classes;
+  ({ classes, table } = collection);
   base = `/api/collections/${collection.id}/photographs`;
   changed = onChange;
   value = Math.min(Math.max(1, value), classes.length - 1);
@@ -46,6 +46,7 @@ async function load(index) {
     const answer = await ask(`${base}/${entry.id}/mask`);
     const data = new Uint8Array(await answer.arrayBuffer());
     if (mine !== loading) return;
+    if (answer.headers.get("X-Classes") !== table) return conflict("These photographs have other classes now.", true);
     const [width, height] = answer.headers.get("X-Size").split(",").map(Number);
     tag = answer.headers.get("ETag");
     origin = answer.headers.get("X-Origin");
@@ -119,7 +120,7 @@ async function store(seen) {
   status("Saving …");
   try {
     const body = await packed(saved.data);
-    const answer = await ask(`${base}/${entry.id}/mask`, { method: "PUT", body, headers: { "If-Match": seen }, keepalive: body.size < 60000 });
+    const answer = await ask(`${base}/${entry.id}/mask`, { method: "PUT", body, headers: { "If-Match": seen, "X-Classes": table }, keepalive: body.size < 60000 });
     tag = answer.headers.get("ETag");
     entry.corrected = true;
     status(dirty ? "Not saved yet" : "Saved");
@@ -128,7 +129,7 @@ async function store(seen) {
   } catch (error) {
     dirty = true;
     status("Not saved");
-    if (error.status === 412) conflict(error.message);
+    if ([409, 412].includes(error.status)) conflict(error.message, error.status === 409);
     else if (error.status === 0 || error.status === 401) {
       // The server is away, or was started anew: as soon as it is back, or its new address is open
       // in another window, this is saved.
@@ -145,13 +146,14 @@ async function packed(data) {
   return new Response(blob.stream().pipeThrough(new CompressionStream("gzip"))).blob();
 }
 
-function conflict(sentence) {
+// Another window has saved this picture, or has given all of them other classes.
+function conflict(sentence, otherClasses) {
   if (dialog.querySelector(".conflict")) return;
+  const choices = otherClasses ? [["Reload the page", () => { dirty = false; location.reload(); }]]
+    : [["Load it again", () => { dirty = false; load(place); }], ["Keep mine", () => { tag = "*"; flush(); }]];
   const choice = (text, then) => make("button", { type: "button", onclick: () => { box.remove(); then(); } }, text);
   const box = make("div", { class: "messages conflict", role: "alert" }, make("div", { class: "message error" }, make("p", {}, sentence),
-    make("p", { class: "row" },
-      choice("Load it again", () => { dirty = false; load(place); }),
-      choice("Keep mine", () => { tag = "*"; flush(); }))));
+    make("p", { class: "row" }, choices.map(([text, then]) => choice(text, then)))));
   dialog.append(box);
   box.querySelector("button").focus();
 }

@@ -14,6 +14,7 @@ from open_page import TOKEN, serving
 from PIL import Image
 from playwright.sync_api import expect
 
+from config import ClassTable
 from page.corrections import read_labels
 
 SIZE = (60, 80)  # height, width of the photographs that are painted on
@@ -385,6 +386,23 @@ def test_what_another_window_saved_is_not_lost(browser, desk, address, photograp
         second.drag((50.5, 50.5), (60.5, 50.5))
         both = second.saved()
         assert both[10, 15] == both[50, 55] == 1
+
+
+def test_a_window_that_shows_other_classes_says_so(browser, desk, address, photographs):
+    with at(browser, address, known="409", **DESKTOP) as page:
+        canvas = Canvas(page, desk, photographs)
+        photographs.classes = ClassTable.default()  # as after a model of others
+        canvas.drag((10.5, 10.5), (20.5, 10.5))
+        page.get_by_role("button", name="Reload the page").click()
+        expect(page.locator("#table button.open")).to_have_count(3)
+        Canvas(page, desk, photographs)
+        assert page.locator("#classes").inner_text().split() == [
+            "background",
+            "disease",
+            "not",
+            "sure",
+        ]
+    assert not list(desk.corrections.root.glob("*/*_masks/*"))
 
 
 def test_a_window_that_closes_right_after_a_stroke_loses_nothing(

@@ -5,6 +5,7 @@ import io
 import os
 import sys
 
+import cv2
 import numpy as np
 import pytest
 from data_sets import COFFEE, COLORS, blobs, make_data, photo, save_with_exif
@@ -78,6 +79,45 @@ def test_a_mask_has_the_size_of_the_upright_photograph(desk, client, tmp_path, o
     np.testing.assert_array_equal(source.reader.read(pair), mask)
 
 
+def odd_pictures() -> dict[str, bytes]:
+    """Photographs as cameras, scanners and phones do not make them."""
+    rgb = photo()
+
+    def encoded(image, kind) -> bytes:
+        image.save(buffer := io.BytesIO(), kind)
+        return buffer.getvalue()
+
+    deep = {
+        name: cv2.imencode(name[name.index(".") :], values)[1].tobytes()
+        for name, values in (
+            ("grey16.png", rgb[..., 0].astype(np.uint16) * 256),
+            ("deep.tif", rgb.astype(np.uint16) * 256),
+            ("float.tif", rgb.astype(np.float32) / 255),
+        )
+    }
+    modes = {f"{mode}.png": encoded(Image.fromarray(rgb).convert(mode), "PNG") for mode in "1LP"}
+    modes["alpha.png"] = encoded(Image.fromarray(rgb).convert("RGBA"), "PNG")
+    modes["cmyk.jpg"] = encoded(Image.fromarray(rgb).convert("CMYK"), "JPEG")
+    modes["first.gif"] = encoded(Image.fromarray(rgb).convert("P"), "GIF")
+    sizes = {"dot": (1, 1), "column": (1, 3000), "row": (3000, 1)}
+    return (
+        deep | modes | {f"{n}.png": encoded(Image.new("RGB", s), "PNG") for n, s in sizes.items()}
+    )
+
+
+def test_odd_pictures_are_seen_painted_and_kept(client):
+    for name, content in odd_pictures().items():
+        address = add(client, content, name)
+        width, height = map(int, client.get(f"{address}/mask").headers["x-size"].split(","))
+        for what in ("thumbnail", "tile/0/0/0"):
+            assert client.get(f"{address}/{what}").status_code == 200, name
+        spot = {"x": width - 1, "y": height - 1, "tolerance": 3}
+        assert client.post(f"{address}/wand", json=spot).status_code == 200
+        mask = np.full((height, width), 2, np.uint8)
+        assert store(client, address, mask).status_code == 204
+        assert client.get(f"{address}/mask").content == mask.tobytes()
+
+
 def test_two_corrections_are_a_data_set_that_the_check_accepts(desk, client, capsys):
     for number in range(7):
         address = add(client, jpeg(photo(number)), f"leaf {number}.png")
@@ -110,6 +150,26 @@ def test_two_windows_do_not_overwrite_each_other(desk, client):
     assert store(client, address, blobs((0, 2)), first.headers["etag"]).status_code == 204
     without = client.put(f"{address}/mask", content=blobs().tobytes())
     assert without.status_code == 428
+
+
+def test_a_window_that_shows_other_classes_saves_nothing(desk, client):
+    address, mask = add(client, jpeg(photo())), blobs((0, 1))
+    base = address[: address.index("/photographs")]
+    shown = client.get(base).json()
+    answer = client.get(f"{address}/mask")
+    assert answer.headers["x-classes"] == shown["table"]
+    names = {"names": ["background", "symptom", "leaf"]}
+    assert client.post(f"{base}/classes", json=names).status_code == 409
+    same = {"names": [entry["name"] for entry in shown["classes"]]}
+    assert client.post(f"{base}/classes", json=same).status_code == 204
+    headers = {"if-match": answer.headers["etag"], "x-classes": shown["table"]}
+    desk.collection(shown["id"]).classes = ClassTable.default()  # a model has brought others
+    for seen in (answer.headers["etag"], "*"):
+        saved = client.put(
+            f"{address}/mask", content=mask.tobytes(), headers=headers | {"if-match": seen}
+        )
+        assert saved.status_code == 409
+    assert painted(desk) == []
 
 
 @pytest.mark.parametrize(

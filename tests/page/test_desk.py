@@ -74,6 +74,34 @@ def test_a_broken_photograph_does_not_stop_the_rest(desk, client, tmp_path):
         assert client.get(url, headers={"x-token": ""}).status_code == 200
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems take no such names")
+def test_odd_names_of_files_are_photographs_like_others(desk, client, tmp_path):
+    save_tiny(desk.trainings.folder / "one" / "best_model_iou.pth")
+    names = (b"a'\"b", b"<img src=x onerror=alert(1)>", b"new\nline", "\u53f6 \u202e".encode())
+    names += (b"\xff\xfe", b"-rf", b"#?&%41", b"back\\slash", b"a;b,c")
+    (tmp_path / "in").mkdir()
+    for number, name in enumerate(names):
+        write_image(tmp_path / "x.png", photo(number))
+        os.rename(tmp_path / "x.png", os.fsencode(tmp_path / "in") + b"/" + name + b".png")
+    made = client.post("/api/collections", json={"folder": str(tmp_path / "in")}).json()["id"]
+    base = f"/api/collections/{made}"
+    assert ended(client, client.post(f"{base}/segment", json={}).json())["notes"] == []
+    rows = client.get(base).json()["photographs"]
+    assert [row["segmented"] for row in rows] == [True] * len(names)
+    assert all(row["name"].isprintable() for row in rows)
+    address = f"{base}/photographs/{next(r['id'] for r in rows if 'udcff' in r['name'])}"
+    mask = np.zeros((48, 64), np.uint8).tobytes()
+    saved = client.put(f"{address}/mask", content=mask, headers={"if-match": "*"})
+    assert saved.status_code == 204
+    again = type(desk)(desk.space.path, None, "cpu")
+    rows = again.table.rows(again.collection(made))
+    assert [row["segmented"] for row in rows] == [True] * len(names)
+    assert sum(row["corrected"] for row in rows) == 1
+    for what in ("masks", "results.csv"):
+        url = client.post("/api/tickets", json={"what": what, "id": made}).json()["url"]
+        assert client.get(url).status_code == 200
+
+
 def test_a_restart_finds_what_was_there(desk, client, tmp_path):
     made = client.post("/api/collections", json={"title": "mine"}).json()["id"]
     write_image(tmp_path / "a.png", photo())
