@@ -30,7 +30,7 @@ from config import DEFAULT_DATA, ClassTable
 from data.masks import MaskReader
 from data.pairs import SPLITS, Pair
 from data.source import Source, open_source
-from data.splits import SPLIT_FILE, choose_part
+from data.splits import SPLIT_FILE, Division, choose_part, group_pairs
 from inference.evaluation import (
     evaluate_pairs,
     example_pictures,
@@ -66,6 +66,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--split", choices=("train", "valid", "test", "all"), help=what)
     what = "split.csv that train.py wrote; the one beside the model if not given"
     cli.add_shared(parser, "--split-file", help=what)
+    what = (
+        'pictures of one plant or scene, a pattern on names such as "(.*)_\\d+" or a CSV file with '
+    )
+    what += "file and group: the concordance's interval draws them together; those of folds.csv"
+    cli.add_shared(parser, "--groups", help=what)
     cli.add_shared(parser, "--out-dir", default=Path("outputs/evaluation"))
     cli.add_shared(parser, "--no-file-cache")
     cli.add_shared(parser, "--skip-bad")
@@ -143,6 +148,7 @@ def main() -> int:
         started = time.time()
         records, confusion, pictures = measure(parts, reader)
         seconds = time.time() - started
+        add_groups(records, parts, args.groups, folds, source.root)
         suspects = find_suspects(parts, reader) if args.find_label_errors else None
         if distributed.is_main():
             facts = facts_of(args, predictor, options | {"split": split}, seconds)
@@ -253,6 +259,29 @@ def measure(
         pairs += own
         predictors += [predictor] * len(own)
     return records, confusion, example_pictures(predictors, pairs, reader, records)
+
+
+def add_groups(
+    records: list[dict],
+    parts: list[tuple[int | None, Predictor, list[Pair]]],
+    groups: str | None,
+    folds: Path | None,
+    root: Path,
+) -> None:
+    """Note the `group` of each record, where something says what belongs together.
+
+    Args:
+        groups: as `data.splits.group_pairs` takes it, or None for those of `folds`, a folds.csv.
+    """
+    pairs = [pair for _, _, own in parts for pair in own]
+    if groups:
+        named, _ = group_pairs(pairs, root, groups)
+    elif folds:
+        named = Division.read(folds, "fold").group_of(pairs, root)
+    else:
+        return
+    for record, group in zip(records, named, strict=True):
+        record["group"] = group
 
 
 def report_suspects(

@@ -77,6 +77,7 @@ SHARED = {
         "with or without it, where a GPU can",
     },
     "--device": {"default": "auto", "metavar": "D", "help": "auto, cpu, cuda, cuda:1, mps"},
+    "--groups": {"metavar": "PATTERN|CSV"},
     "--imgsz": {
         "nargs": 2,
         "type": pixels,

@@ -113,6 +113,10 @@ class Division:
             )
         return [self.parts[name] for name in names]
 
+    def group_of(self, pairs: Sequence[Pair], root: Path) -> list[str]:
+        """The group of each pair, all of which are in the table."""
+        return [self.groups[name_of(pair.image, root)] for pair in pairs]
+
 
 def _read_table(path: Path, column: str) -> dict[str, dict[str, str]]:
     """The rows of a table by their `file`, each with that column.

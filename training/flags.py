@@ -99,7 +99,7 @@ def add_split_flags(group) -> None:
         'pictures that must not part: a pattern on names with one group, such as "(.*)_\\d+", or '
     )
     what += "a CSV file with file and group; those that look alike if not given"
-    group.add_argument("--groups", metavar="PATTERN|CSV", help=what)
+    cli.add_shared(group, "--groups", help=what)
     share, what = cli.number(float, 0.01, 0.9), "share to validate on, of data without splits"
     group.add_argument("--valid-share", type=share, default=VALID_SHARE, metavar="SHARE", help=what)
     what = "split.csv of an earlier run, whose pictures stay where they were"

@@ -5,6 +5,7 @@ can differ widely in it, so it is measured by itself, in the figures of plant pa
 2010, Crit. Rev. Plant Sci. 29: 59): Lin's concordance, bias, and Bland and Altman's limits.
 """
 
+from collections.abc import Hashable, Sequence
 from math import isfinite
 from pathlib import Path
 
@@ -23,7 +24,8 @@ def severity_agreement(records: list[dict], classes: ClassTable) -> list[dict]:
     """Each symptom's agreement over the pictures of a split.
 
     Args:
-        records: of `inference.evaluation.evaluate_pairs`.
+        records: of `inference.evaluation.evaluate_pairs`, each with its `group` where pictures of
+            one plant or scene are known.
 
     Returns:
         a dictionary a symptom class that occurs in a mask or a prediction (see `unmeasured`): its
@@ -34,9 +36,10 @@ def severity_agreement(records: list[dict], classes: ClassTable) -> list[dict]:
     areas = np.stack([record["areas"] for record in records])
     true, predicted = table.shares(areas[:, 1]), table.shares(areas[:, 2])  # (pictures, S)
     files = [record["file"] for record in records]
+    groups = [record.get("group", number) for number, record in enumerate(records)]
     return [
         {"class": classes.names[index], "files": files, "true": x.tolist(), "predicted": y.tolist()}
-        | agreement(x, y)
+        | agreement(x, y, groups)
         for index, x, y in zip(table.symptoms, true.T, predicted.T, strict=True)
         if x.any() or y.any()
     ]
@@ -54,8 +57,13 @@ def unmeasured(table: list[dict], classes: ClassTable) -> str:
     return f"No severity of {listed(absent)}: neither in the masks nor predicted in any picture."
 
 
-def agreement(true: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
+def agreement(
+    true: np.ndarray, predicted: np.ndarray, groups: Sequence[Hashable] | None = None
+) -> dict[str, float]:
     """Figures of agreement of two series (N,).
+
+    Args:
+        groups: of each picture, as `concordance_interval` takes them.
 
     Returns:
         `concordance`, its factors `precision` and `accuracy`, and its bootstrap interval
@@ -64,7 +72,7 @@ def agreement(true: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
         (Bland and Altman 1986, Lancet 327: 307). NaN where a figure does not exist.
     """
     concordance, precision, accuracy = lin_concordance(true, predicted)
-    low, high = concordance_interval(true, predicted)
+    low, high = concordance_interval(true, predicted, groups)
     difference = predicted - true
     bias = float(difference.mean())
     spread = 1.96 * float(difference.std(ddof=1)) if len(difference) > 1 else float("nan")
@@ -96,20 +104,28 @@ def lin_concordance(true: np.ndarray, predicted: np.ndarray) -> tuple[float, flo
     return concordance, precision, _ratio(concordance, precision)
 
 
-def concordance_interval(true: np.ndarray, predicted: np.ndarray) -> tuple[float, float]:
-    """The percentile bootstrap's interval of the concordance at 95 %, over single pictures.
+def concordance_interval(
+    true: np.ndarray, predicted: np.ndarray, groups: Sequence[Hashable] | None = None
+) -> tuple[float, float]:
+    """The percentile bootstrap's interval of the concordance at 95 %; NaN with fewer than three.
 
-    Pictures of one plant resemble each other, and it is then too narrow. NaN with fewer than three.
+    Args:
+        groups: of each picture; groups are drawn whole, since pictures of one plant resemble each
+            other and single ones would make it too narrow. Each its own if not given.
     """
-    count = len(true)
+    groups = groups or range(len(true))
+    places = {group: place for place, group in enumerate(dict.fromkeys(groups))}
+    count = len(places)
     if count < 3:
         return float("nan"), float("nan")
     # The concordance does not change with a common shift, the sums' rounding errors do.
     x, y = np.asarray(true) - np.mean(true), np.asarray(predicted) - np.mean(true)
     terms = np.stack([np.ones_like(x), x, y, x * x, y * y, x * y], axis=1)
+    sums = np.zeros((count, terms.shape[1]))
+    np.add.at(sums, [places[group] for group in groups], terms)
     random = np.random.default_rng(0)
     drawn = [
-        np.bincount(random.integers(count, size=count), minlength=count) @ terms
+        np.bincount(random.integers(count, size=count), minlength=count) @ sums
         for _ in range(DRAWS)
     ]
     n, *moments = np.array(drawn).T
@@ -145,7 +161,8 @@ def describe(symptom: dict) -> str:
         return f"{text}bias {symptom['bias']:+.2%}; one picture is too few for an agreement."
     if not isfinite(symptom["concordance"]):
         return text + "no concordance, the pictures are all alike."
-    interval = f"{symptom['concordance_low']:.3f} to {symptom['concordance_high']:.3f}"
+    low, high = symptom["concordance_low"], symptom["concordance_high"]
+    interval = f"{low:.3f} to {high:.3f}" if isfinite(low) else "too few for an interval"
     return (
         f"{text}concordance with the truth {symptom['concordance']:.3f} (95 %: {interval}), bias "
         f"{symptom['bias']:+.2%}, 95 % of the errors within {symptom['limits_low']:+.2%} and "

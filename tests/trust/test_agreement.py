@@ -53,6 +53,26 @@ def test_pictures_that_are_all_alike_have_no_concordance():
     assert np.isnan(agreement(flat[:1], flat[:1])["limits_low"])
 
 
+def test_the_interval_of_groups_is_that_of_scipys_bootstrap_of_groups():
+    rng = np.random.default_rng(2)
+    level, shift = rng.random(20), 0.15 * rng.normal(size=20)  # of 20 plants
+    own = [slice(3 * plant, 3 * plant + 3) for plant in range(20)]
+    true = np.repeat(level, 3) + 0.02 * rng.normal(size=60)
+    predicted = true + np.repeat(shift, 3)
+
+    def concordance(plants):
+        x, y = (np.concatenate([v[own[int(p)]] for p in plants]) for v in (true, predicted))
+        return lin_concordance(x, y)[0]
+
+    options = {"vectorized": False, "method": "percentile", "n_resamples": 2000, "rng": rng}
+    theirs = stats.bootstrap((np.arange(20),), concordance, **options).confidence_interval
+    groups = [f"plant {number // 3}" for number in range(60)]
+    interval = concordance_interval(true, predicted, groups)
+    assert interval == pytest.approx(theirs, abs=0.03)
+    single = concordance_interval(true, predicted)
+    assert single[1] - single[0] < 0.75 * (interval[1] - interval[0])
+
+
 def test_the_interval_is_that_of_scipys_bootstrap():
     rng = np.random.default_rng(1)
     true = rng.random(30)

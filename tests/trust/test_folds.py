@@ -113,6 +113,30 @@ def test_each_picture_is_measured_by_the_fold_that_has_not_seen_it(data, cv, tmp
     assert "fold" not in (tmp_path / "v/per_image.csv").read_text().splitlines()[0]
 
 
+def test_the_interval_of_the_concordance_draws_the_groups_of_the_folds_or_those_given(
+    data, cv, tmp_path, monkeypatch
+):
+    def agreement(*flags):
+        places = ["--model", cv, "--data", data, "--device", "cpu", "--out-dir", tmp_path / "out"]
+        monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, places), *flags])
+        assert evaluate.main() == 0
+        return json.loads((tmp_path / "out/metrics.json").read_text())["severity_agreement"][0]
+
+    alone = agreement()
+    pairs = agreement("--groups", r"([a-z]+)\d")  # train and valid: too few to be drawn
+    assert alone["concordance"] == pairs["concordance"]
+    assert (alone["concordance_low"] is None, pairs["concordance_low"]) == (False, None)
+    table = cv / "folds.csv"
+    kept = table.read_text()
+    lines = [line.split(",") for line in kept.splitlines()]
+    merged = [[name, f"plant {fold}", fold] for name, _, fold in lines[1:]]
+    table.write_text("\n".join(map(",".join, [lines[0], *merged])) + "\n")
+    try:
+        assert agreement()["concordance_low"] is None
+    finally:
+        table.write_text(kept)
+
+
 def test_a_killed_cross_validation_goes_on_with_the_first_unfinished_fold(
     data, cv, tmp_path, monkeypatch, capsys
 ):
