@@ -4,12 +4,14 @@
     python tools/bench_crops.py --data input/splits/0 --out-dir outputs/crops --photo-size 640
 
 Trains on whole photographs, then on crops for as many epochs as take the same time, validation and
-files included, and measures both best models with evaluate.py at the masks' own size. Flags
-that follow `--` go to both trainings (`--seed 1 --workers 0`).
+files included, and measures both best models with evaluate.py at the masks' own size. Time is the
+processors' (on a CPU, Linux or macOS), which other work does not change. Flags that follow `--` go
+to both trainings (`--seed 1 --workers 0`).
 """
 
 import argparse
 import json
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -20,14 +22,16 @@ sys.path.insert(0, str(ROOT))
 from common import cli  # noqa: E402
 
 
-def run(script: str, *flags) -> None:
+def run(script: str, *flags) -> float:
+    """Run a script to its end.
+
+    Returns:
+        its seconds of CPU, on all cores together.
+    """
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run([sys.executable, ROOT / script, *map(str, flags)], check=True)
-
-
-def seconds_of(out_dir: Path) -> list[float]:
-    """How long each epoch of a run took."""
-    lines = (out_dir / "log.jsonl").read_text().splitlines()
-    return [json.loads(line)["seconds"] for line in lines]
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def main() -> None:
@@ -38,22 +42,23 @@ def main() -> None:
     parser.add_argument("--photo-size", type=cli.positive_int, metavar="PIXELS")
     parser.add_argument("more", nargs="*", help="flags of both trainings, after --")
     args = parser.parse_args()
-    both = ["--recipe", "light", "--data", args.data, "--imgsz", *args.imgsz[::-1], *args.more]
-    crop = ["--crop", *(["--photo-size", args.photo_size] if args.photo_size else [])]
-    folders = {name: args.out_dir / name for name in ("whole", "probe", "crops")}
-    run("train.py", *both, "--out-dir", folders["whole"], "--epochs", args.epochs)
-    total = sum(seconds_of(folders["whole"]))
-    run("train.py", *both, *crop, "--out-dir", folders["probe"], "--epochs", 2)
-    epochs = max(1, round(total / seconds_of(folders["probe"])[-1]))  # the first one warms up
-    run("train.py", *both, *crop, "--out-dir", folders["crops"], "--epochs", epochs)
+    both = ["--recipe", "light", "--device", "cpu", "--data", args.data]
+    both += ["--imgsz", *args.imgsz[::-1], *args.more, "--overwrite"]
+    crop = [*both, "--crop", *(["--photo-size", args.photo_size] if args.photo_size else [])]
+    whole, probe, crops = (args.out_dir / name for name in ("whole", "probe", "crops"))
+    total = run("train.py", *both, "--out-dir", whole, "--epochs", args.epochs)
+    one, three = (run("train.py", *crop, "--out-dir", probe, "--epochs", n) for n in (1, 3))
+    epoch = (three - one) / 2
+    epochs = max(1, round((total - (one - epoch)) / epoch))  # both take as long to start
+    taken = run("train.py", *crop, "--out-dir", crops, "--epochs", epochs)
     print(f"\n{'':8}{'epochs':>8}{'minutes':>9}{'mIoU':>8}{'boundary':>10}  IoU of the classes")
-    for name in ("whole", "crops"):
-        out, best = folders[name] / "evaluation", folders[name] / "best_model_iou.pth"
+    for folder, count, seconds in ((whole, args.epochs, total), (crops, epochs, taken)):
+        out, best = folder / "evaluation", folder / "best_model_iou.pth"
         run("evaluate.py", "--model", best, "--data", args.data, "--out-dir", out)
-        metrics, seconds = json.loads((out / "metrics.json").read_text()), seconds_of(folders[name])
+        metrics = json.loads((out / "metrics.json").read_text())
         ious = ", ".join(f"{value:.4f}" for value in metrics["iou"])
         figures = f"{metrics['miou']:8.4f}{metrics['mean_boundary_iou']:10.4f}  {ious}"
-        print(f"{name:8}{len(seconds):8}{sum(seconds) / 60:9.1f}{figures}")
+        print(f"{folder.name:8}{count:8}{seconds / 60:9.1f}{figures}")
 
 
 if __name__ == "__main__":
