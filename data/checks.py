@@ -231,15 +231,16 @@ def compare_sizes(record: Record, size: Size, header: Header) -> None:
 
 def find_twins(records: dict[str, list[Record]]) -> list[Finding]:
     """Photographs whose pixels are the same, in two splits (leakage) or in one."""
-    first: dict[str, tuple[str, Path]] = {}
+    first: dict[str, tuple[str, Path, str]] = {}
     found = []
     for split, members in records.items():
         for record in members:
             if not record.digest:
                 continue
-            other, path = first.setdefault(record.digest, (split, record.pair.image))
+            own = split, record.pair.image, record.pair.image_name
+            other, path, name = first.setdefault(record.digest, own)
             if path != record.pair.image or other != split:
-                text = f"{printable(record.pair.image)} is the same picture as {printable(path)}"
+                text = f"{record.pair.image_name} is the same picture as {name}"
                 found.append(
                     Finding("twins" if other == split else "leak", record.pair.image, text)
                 )
@@ -342,19 +343,22 @@ def _below(path: Path, root: Path) -> str:
 
 
 def find_absent(records: dict[str, list[Record]], classes: ClassTable) -> list[Finding]:
-    """Classes that no mask of a split has: they cannot be learnt, or not be measured."""
+    """Classes that no mask of a split has, first those that are measured and cannot be learnt."""
     totals = {split: total_pixels(members) for split, members in records.items()}
     totals = {split: pixels for split, pixels in totals.items() if pixels.any()}
-    found = []
+    unlearnt, others = [], []
     for index, name in enumerate(classes.names):
         lacking = [split for split, pixels in totals.items() if not pixels[index]]
-        text = f"{printable(name)} does not occur" + (
-            f" in {listed(lacking)}" if len(lacking) < len(totals) else ""
-        )
-        if "train" in lacking and "valid" in totals and "valid" not in lacking:
+        if not lacking:
+            continue
+        where = f" in {listed(lacking)}" if len(lacking) < len(totals) else ""
+        text = f"{printable(name)} does not occur{where}"
+        if "train" in lacking and "valid" in totals.keys() - lacking:
             text += ", but in valid: it cannot be learnt, and its IoU will be 0"
-        found += [Finding("absent", Path(name), text)] if lacking else []
-    return found
+            unlearnt.append(Finding("absent", Path(name), text))
+        else:
+            others.append(Finding("absent", Path(name), text))
+    return unlearnt + others
 
 
 def total_pixels(records: Iterable[Record]) -> np.ndarray:

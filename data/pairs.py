@@ -45,6 +45,12 @@ class Pair:
         return f"{printable(self.shapes)}, picture {printable(self.image.name)}"
 
     @property
+    def image_name(self) -> str:
+        """What a sentence calls the photograph, also one that lies within an annotation's file."""
+        within = self.shapes is not None and self.mask.parent in self.image.parents
+        return self.mask_name if within else printable(self.image)
+
+    @property
     def mask_source(self) -> Path:
         """The file to look at for the mask: its own, or the photograph that was drawn on."""
         return self.mask if self.shapes is None else self.image

@@ -37,8 +37,11 @@ def main() -> int:
     print(source.reader.describe())
     pairs = source.pairs
     if source.divided:
-        pairs, remark = usual_split(pairs, source.root, source.reader)
-        print(f"They are divided as train.py does it without a flag. {remark}")
+        try:
+            pairs, remark = usual_split(pairs, source.root, source.reader)
+            print(f"They are divided as train.py does it without a flag. {remark}")
+        except UserError as error:  # which is no reason to leave them in their format
+            print(f"They are divided by their names alone, as train.py would not do it: {error}")
     with lock_folder(args.out_dir):
         refuse_if_used(args.out_dir, args.overwrite)
         write_data(args.out_dir, pairs, source.reader)

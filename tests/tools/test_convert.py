@@ -79,3 +79,7 @@ def test_data_without_splits_are_divided_as_train_py_does_it(root, tmp_path, mon
         split: sorted(pair.image.read_bytes() for pair in own)
         for split, own in open_source(tmp_path / "out").pairs.items()
     }
+    for path in [*root.glob("**/*.jpg")]:
+        path.write_bytes((root / "x/a.jpg").read_bytes())
+    run(monkeypatch, "--data", root, "--out-dir", tmp_path / "alike", "--skip-bad")
+    assert "by their names alone, as train.py would not do it: All " in capsys.readouterr().out

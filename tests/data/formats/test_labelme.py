@@ -88,6 +88,9 @@ def test_annotations_belong_to_the_pixels_within_the_file(root):
     write(root, [shape("leaf", [[2, 2], [9, 2], [9, 9]])], "b", imageData=embedded)
     source = open_all(root)
     images = {pair.stem: pair.image for pair in all_pairs(source)}
+    names = {pair.stem: pair.image_name for pair in all_pairs(source)}
+    # No sentence names a file of the cache, which is where a photograph out of a file lies.
+    assert names == {"a": f"{root / 'a.json'}, picture a.png", "b": str(root / "b.png")}
     assert np.array_equal(read_image(images["a"]), other)
     assert images["b"] == root / "b.png"  # the same bytes
     assert "1 photograph taken from imageData" in source.reader.describe()
