@@ -121,10 +121,10 @@ def check_same_run(
             ("--imgsz", list(then["input_size"])[::-1], list(config.input_size)[::-1]),
             ("--crop", then.get("crop_side") is not None, config.crop_side is not None),
             ("--photo-size", then.get("photo_size"), config.photo_size),
-            # Of the data's files the fingerprint knows names and sizes, not what is in them.
-            ("masks with", read_then, read_now),
             ("classes", names["names"], list(classes.names)),
             ("class colours", names["colors"], [list(color) for color in classes.colors]),
+            # Of the data's files the fingerprint knows names and sizes, not what is in them.
+            ("masks with", read_then, read_now),
             *((f"--{name}", typed[name], now) for name, now in flags.items()),
             ("data files", saved["data_fingerprint"][:12], fingerprint[:12]),
         ]
