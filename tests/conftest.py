@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import shutil
 import socket
+import sys
 
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
@@ -15,6 +16,7 @@ import matplotlib
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from PIL import Image
 
 # Threads would wait for each other and for other workers, and their number may change a last bit.
 torch.set_num_threads(1)
@@ -59,6 +61,19 @@ def no_bar_by_chance():
     """A bar that shows from two seconds on shows on a busy machine alone."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("data.images.tqdm", lambda items, *_, **__: items)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def graphs_are_blank():
+    """Drawing them is most of a short epoch's time; test_utils.py draws, and forked scripts do."""
+
+    def draw_nothing(path, *_) -> None:
+        Image.new("RGB", (8, 8)).save(path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        if room := sys.modules.get("training.run_folder"):  # imported where a test trains
+            patch.setattr(room, "plot_curves", draw_nothing)
         yield
 
 

@@ -14,6 +14,7 @@ import socket
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -60,11 +61,15 @@ class Script:
         assert not hangs, f"{self.pid} still runs after {timeout} s: {text}"
         return self._process.exitcode, text
 
-    def wait_for(self, path: Path) -> None:
-        """Until a file is there or the process has ended."""
-        end = time.time() + PATIENCE
-        while time.time() < end and self._process.is_alive() and not path.exists():
+    def wait_for(self, event: Callable[[], bool]) -> None:
+        """Until something has come about or the process has ended."""
+        end = time.monotonic() + PATIENCE
+        while time.monotonic() < end and self._process.is_alive() and not event():
             time.sleep(0.01)
+
+    def stands_still(self) -> bool:
+        """Whether a signal has stopped it."""
+        return psutil.Process(self.pid).status() == psutil.STATUS_STOPPED
 
     def family(self) -> list[psutil.Process]:
         """It and its workers, whoever forked them: all that print where it prints."""
@@ -89,11 +94,16 @@ def together(count: int, *command: str, **environment: str) -> list[Script]:
 
 
 def free_port() -> str:
-    """A port that nobody listens on, below those that a system hands out to whoever asks."""
-    for port in range(20_000 + os.getpid() % 10_000, 32_768):
+    """A port that nobody listens on, below those that a system hands out to whoever asks.
+
+    Each test process looks among ten of its own: another one may have found the next one free, too.
+    """
+    first = 20_000 + os.getpid() % 1_200 * 10
+    for port in range(first, first + 10):
         with socket.socket() as free, contextlib.suppress(OSError):
             free.bind(("127.0.0.1", port))
             return str(port)
+    raise AssertionError(f"no port from {first} on is free")
 
 
 @contextlib.contextmanager

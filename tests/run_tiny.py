@@ -5,6 +5,7 @@ python tests/run_tiny.py train.py --model tiny --head pyramid ...
 RANK_WEIGHTS=FOLDER writes each process's own weights there after each epoch's training.
 DYING_RANK=N ends process N with an error after the first epoch.
 KILLED_IN="A B ..." kills process 1 in the middle of epoch A, once torchrun has begun anew of B, ...
+STOPS_IN=A stops a process in the middle of epoch A, for a test to look at it and to kill it.
 """
 
 import gc
@@ -48,21 +49,28 @@ def look_into_ranks() -> None:
     distributed.broadcast_buffers = broadcast_buffers
 
 
-def kill_in_the_middle(epochs: list[str]) -> None:
-    """Hook into each step: before an epoch's second one a process is killed without a word."""
-    restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
-    if restarts >= len(epochs) or os.environ.get("RANK") != "1":
-        return
+def disturb() -> None:
+    """As the environment asks: process 1 is killed without a word, or each stops."""
+    if epoch := os.environ.get("STOPS_IN"):
+        signal_in_the_middle(int(epoch), signal.SIGSTOP)
+    killed = os.environ.get("KILLED_IN", "").split()
+    killed = killed[int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) :]
+    if killed and os.environ.get("RANK") == "1":
+        signal_in_the_middle(int(killed[0]), signal.SIGKILL)
+
+
+def signal_in_the_middle(epoch: int, number: signal.Signals) -> None:
+    """Hook into each step: a signal comes before the second one of an epoch."""
     set_epoch, step, done = EpochBatches.set_epoch, engine._step, [0, 0]
 
-    def counted_epoch(batches, epoch) -> None:
-        set_epoch(batches, epoch)
-        done[:] = epoch, 0
+    def counted_epoch(batches, begun) -> None:
+        set_epoch(batches, begun)
+        done[:] = begun, 0
 
     def counted_step(*args):
         done[1] += 1
-        if done == [int(epochs[restarts]), 2]:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if done == [epoch, 2]:
+            os.kill(os.getpid(), number)
         return step(*args)
 
     EpochBatches.set_epoch, engine._step = counted_epoch, counted_step
@@ -73,7 +81,7 @@ def run_script(*command: str) -> None:
     torch.set_num_threads(1)
     add_tiny()
     look_into_ranks()
-    kill_in_the_middle(os.environ.get("KILLED_IN", "").split())
+    disturb()
     sys.argv = [*command]
     gc.freeze()  # as in conftest.py: each epoch's plots ask for a collection of what was imported
     runpy.run_path(str(ROOT / command[0]), run_name="__main__")

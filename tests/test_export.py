@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from house import ROOT
+from narrow import narrow_model
 from run_tiny import add_tiny
 
 onnx = pytest.importorskip("onnx", reason="requirements-export.txt is not installed")
@@ -88,7 +89,10 @@ def test_a_picture_gets_the_same_mask_through_the_predictor(exported):
 
 
 def test_the_articles_head_exports_in_half_precision_with_a_fixed_batch(tmp_path):
-    loaded, path, size = make("article"), tmp_path / "half.onnx", (64, 32)
+    path, size = tmp_path / "half.onnx", (64, 32)
+    loaded = Loaded(
+        narrow_model(depths=(1, 1, 1, 1)), ModelConfig("tiny", "article", 3, size), CLASSES, {}
+    )
     program = export.to_onnx(loaded, size, half=True, dynamic_batch=False)
     export.write(program, path, "half")
     model, _, _ = onnx_model.load(path, CPU)
@@ -236,17 +240,11 @@ def test_missing_packages_are_named_with_the_remedy(monkeypatch):
         onnx_model.packages()
 
 
-@pytest.fixture(scope="module")
-def of_one():
-    """A pyramid model and its graph for one picture."""
-    loaded = make("pyramid")
-    return loaded, export.to_onnx(loaded, SIZE, half=False, dynamic_batch=False)
-
-
 @pytest.fixture
-def loaded(of_one, monkeypatch):
-    monkeypatch.setattr(export, "to_onnx", lambda *_: of_one[1])
-    return of_one[0]
+def loaded(exported, monkeypatch):
+    """A model whose graph is made already."""
+    monkeypatch.setattr(export, "to_onnx", lambda *_: exported[2])
+    return exported[0]
 
 
 def test_eight_bits_are_calibrated_on_photographs_and_smaller(loaded, tmp_path, monkeypatch):

@@ -61,7 +61,7 @@ def test_a_training_step_changes_the_weights_and_an_inference_does_not():
 
 def test_peak_memory_is_that_of_a_fresh_process():
     block = torch.ones(2**30, dtype=torch.uint8)  # 1 GiB here must not count there
-    case = tiny_case(variant="faster_vit_0", head="pyramid", size=(32, 32))
+    case = tiny_case(variant="timm/test_vit", head="pyramid", size=(32, 32))
     peak = benchmark.peak_memory(case)
     assert block[-1] == 1
     if peak is None:
