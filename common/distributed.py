@@ -12,7 +12,6 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
-from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -133,6 +132,8 @@ def wrap(model: nn.Module, device: torch.device) -> nn.Module:
         return model
     ids = None
     if device.type == "cuda":
+        from timm.layers import convert_sync_batchnorm  # it takes seconds, which most need not
+
         model = convert_sync_batchnorm(model)  # timm's knows norms that bring activations
         ids = [device.index]
     return DistributedDataParallel(model, device_ids=ids, find_unused_parameters=True)

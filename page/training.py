@@ -198,7 +198,7 @@ class Model:
         epochs: that it was trained for, each of its folds if it has any.
         miou: of validation, the best; of folds their mean; None where nobody has written it down.
         folds: how many, 0 for a model that is one.
-        finished: whether its run came to its end.
+        finished: whether its run came to its end, as that of a checkpoint from elsewhere did.
         changed: when, in seconds.
     """
 
@@ -236,7 +236,10 @@ def _describe(path: Path, run: Path, trained: list[Path]) -> Model:
         epochs=max(map(len, histories)),
         miou=statistics.fmean(best) if best else None,
         folds=len(trained) if path == run else 0,
-        finished=all((folder / "report.html").is_file() for folder in trained),
+        finished=all(
+            (folder / "report.html").is_file() or not (folder / "log.jsonl").is_file()
+            for folder in trained
+        ),
         changed=max((folder / BEST).stat().st_mtime for folder in trained),
     )
 

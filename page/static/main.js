@@ -70,6 +70,7 @@ async function look() {
 const isAtWork = job => ["waiting", "running"].includes(job.state);
 
 export function nameOf(model) {
+  if (!model.epochs) return model.name; // a checkpoint from elsewhere
   const once = counted(model.epochs, "epoch"), trained = model.folds ? `${model.folds} folds, ${once} each` : once;
   const reached = model.miou == null ? "" : `, mIoU ${model.miou.toFixed(2)}`;
   return `${model.name} (${trained}${reached}${model.finished ? "" : ", not finished"})`;

@@ -469,7 +469,7 @@ def test_a_stranger_at_another_machine_is_asked_for_the_password(browser, desk):
 
 def test_a_person_goes_the_whole_way(browser, desk, address, monkeypatch, tmp_path):
     """Sample leaves, two epochs, a corrected picture, and a second training that uses it."""
-    monkeypatch.setattr("page.desk.SAMPLE", ("--train=6", "--valid=2", "--seed=3"))
+    monkeypatch.setattr("page.desk.SAMPLE", ("--train=4", "--valid=2", "--video-seconds=0.1"))
     with at(browser, address, **DESKTOP) as page:
         page.get_by_role("button", name="Draw sample leaves").click()
         expect(page.locator("#table tbody tr")).to_have_count(2, timeout=LONG)

@@ -261,6 +261,10 @@ def test_models_are_found_the_newest_first_and_folds_as_one(tmp_path):
     assert (alone.folds, alone.epochs, alone.miou) == (0, 2, 0.5)
     (tmp_path / "cv/fold_1/report.html").unlink()
     assert not find_models([tmp_path])[0].finished
+    (tmp_path / "a/report.html").unlink()
+    (tmp_path / "a/log.jsonl").unlink()
+    alone = find_models([tmp_path])[1]
+    assert (alone.epochs, alone.miou, alone.finished) == (0, None, True)  # from elsewhere
     (tmp_path / "cv/folds.csv").write_text("file,fold\na.png,0\nb.png,1\nc.png,2\n")
     assert find_models([tmp_path]) == [alone]  # a fold is not trained yet
 
