@@ -20,9 +20,9 @@ FLAGS = """--no-sandbox --disable-gpu --disable-dev-shm-usage --disable-quic --n
 
 
 @contextmanager
-def serving(desk, port=0, **options):
-    """The page on a port, 0 for any that is free; yields its address."""
-    listener = listen("127.0.0.1", port)
+def serving(desk, **options):
+    """The page on any port that is free; yields its address."""
+    listener = listen("127.0.0.1", 0)
     port = listener.getsockname()[1]
     app = make_app(desk, TOKEN, port=port, **options)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
@@ -37,7 +37,7 @@ def serving(desk, port=0, **options):
 
 def wait_for(condition) -> None:
     """Until something is so; a test never waits for a time."""
-    until = time.monotonic() + 120
+    until = time.monotonic() + 600
     while not condition():
         assert time.monotonic() < until
         time.sleep(0.01)

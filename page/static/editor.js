@@ -14,10 +14,10 @@ const dialog = byId("editor"), guide = byId("guide-layer");
 let list = [], place = 0, base = "", classes = [], table = "", changed = () => {};
 let view = null, mask = null, tag = "", origin = "";
 let tool = "brush", value = 1, corners = [], cursor = null, stroke = null, pinch = null;
-let dirty = false, saving = null, timer = 0, loading = 0, penned = false;
+let dirty = false, stored = false, saving = null, timer = 0, loading = 0, penned = false;
 const pointers = new Map();
 
-// Opens the editor on one of several photographs; `onChange(id)` is told of each that is saved.
+// Opens the editor on one of several photographs; `onChange(id)` is told of each that was saved.
 export async function edit(collection, photographs, id, onChange) {
   list = photographs;
   ({ classes, table } = collection);
@@ -105,12 +105,20 @@ async function drain() {
   return true;
 }
 
-// Before another picture: a stroke that is not ended ends, and all is saved.
-async function leave() {
+// A stroke that is not ended ends, and all is saved.
+async function saveAll() {
   do {
     settle();
     if (!(await flush())) return false;
   } while (stroke || dirty);
+  return true;
+}
+
+// Before another picture. The list behind is told now, since it counts the mask.
+async function leave() {
+  if (!(await saveAll())) return false;
+  if (stored) changed(list[place].id);
+  stored = false;
   return true;
 }
 
@@ -124,7 +132,7 @@ async function store(seen) {
     tag = answer.headers.get("ETag");
     entry.corrected = true;
     status(dirty ? "Not saved yet" : "Saved");
-    changed(entry.id);
+    stored = true;
     return true;
   } catch (error) {
     dirty = true;
@@ -435,7 +443,7 @@ function onCanvasKey(event) {
 
 function onKey(event) {
   const key = event.key.toLowerCase(), plain = !event.ctrlKey && !event.metaKey && !event.altKey;
-  if ((event.ctrlKey || event.metaKey) && key === "s") leave();
+  if ((event.ctrlKey || event.metaKey) && key === "s") saveAll();
   else if ((event.ctrlKey || event.metaKey) && key === "z") back(event.shiftKey ? "redo" : "undo");
   else if ((event.ctrlKey || event.metaKey) && key === "y") back("redo");
   else if (!plain) return false;
@@ -519,4 +527,4 @@ byId("opacity").addEventListener("input", () => {
 });
 new ResizeObserver(() => { if (view?.resize()) fitAll(); }).observe(byId("stage"));
 window.addEventListener("beforeunload", event => { if (dirty || saving || stroke) event.preventDefault(); });
-document.addEventListener("visibilitychange", () => { if (document.hidden && mask) leave(); });
+document.addEventListener("visibilitychange", () => { if (document.hidden && mask) saveAll(); });
