@@ -229,25 +229,23 @@ class CropDataset(SegmentationDataset):
     `tile_boxes`, the same in every epoch.
 
     Args:
+        look: pairs, reader, size and mean, as `SegmentationDataset` takes them.
         photo_size: the photographs' longer side, None for their own resolution.
         rare_share: of the crops, that are centred on a rare class; None for tiles.
     """
 
     def __init__(
         self,
-        pairs: list[Pair],
-        reader: MaskReader,
-        size: Size,
-        mean: tuple[float, float, float],
-        *,
+        *look,
         augment: str = "article",
         seed: int = 0,
         photo_size: int | None = None,
         rare_share: float | None = 0.33,
     ):
-        super().__init__(pairs, reader, size, mean, seed=seed)
+        super().__init__(*look, seed=seed)
+        size = self.size
         self.augmentation = make_augmentation(augment, size, self.fill, crops=True)
-        self.store = PhotoStore(pairs, reader, photo_size)
+        self.store = PhotoStore(self.pairs, self.reader, photo_size)
         scales = (MIN_SCALE, MAX_SCALE) if augment == "strong" else (1.0, 1.0)
         self.sampler = None if rare_share is None else CropSampler(size, rare_share, scales)
         self.tiles: list[tuple[int, Box]] = []

@@ -20,25 +20,19 @@ import argparse
 import dataclasses
 import sys
 import time
-from dataclasses import dataclass
 
 import torch
 from timm.utils import ModelEmaV3
 from torch import nn
-from torch.utils.data import DataLoader
 
 import engine
 from common import cli, distributed
 from common.device import choose_device, compute_repeatably, seed_everything
 from common.distributed import say
 from common.errors import UserError
-from config import ClassTable, DataChoices, ModelConfig
-from data.checks import check_pairs, unlearnt
-from data.masks import MaskReader
-from data.pairs import Pair
-from data.source import Source, open_source
-from data.splits import SPLIT_FILE, everything_of, settle_split
-from datasets import CropDataset, SegmentationDataset, make_loader
+from config import DataChoices, ModelConfig
+from data.source import Source
+from data.splits import by_part, everything_of
 from inference.evaluation import (
     evaluate_pairs,
     example_pictures,
@@ -65,6 +59,7 @@ from training.flags import (
 from training.losses import Loss
 from training.optimisation import freeze_backbone, lr_factor, make_optimizer
 from training.precision import Precision
+from training.preparation import Crops, Data, Split, divide, make_data, open_pairs
 from training.run_folder import RunFolder, fold_folder
 from training.state import TrainingState, best_epoch, check_same_run
 from trust.agreement import describe_all, severity_agreement, unmeasured
@@ -99,7 +94,7 @@ def train_folds(args: argparse.Namespace, device: torch.device) -> int:
     if distributed.is_main() and args.resume in (None, AUTO) and not args.overwrite:
         for folder in folders.values():
             folder.refuse_if_used(begun_again=args.resume == AUTO)
-    source, pairs = open_pairs(args)
+    source, pairs = open_data_set(args)
     everything = everything_of(pairs)
     settle_recipe(args, [source.facts.size_of(pair) for pair in everything])
     division = (args.folds, args.groups, args.seed, args.folds_file)
@@ -111,9 +106,7 @@ def train_folds(args: argparse.Namespace, device: torch.device) -> int:
             say(f"Fold {number} is finished")
             continue
         say(f"FOLD: {number}, of 0 to {args.folds - 1}")
-        split = {"train": [], "valid": []}
-        for pair, fold in zip(everything, folds, strict=True):
-            split["valid" if fold == number else "train"].append(pair)
+        split = by_part(everything, ["valid" if fold == number else "train" for fold in folds])
         saved = None if own.resume is None else read_checkpoint(folder.last)
         code = train_in(folder, own, saved, device, (source, split))
         if code:
@@ -127,12 +120,12 @@ def train_in(
     args: argparse.Namespace,
     saved: dict | None,
     device: torch.device,
-    opened: tuple[Source, dict[str, list[Pair]]] | None = None,
+    opened: tuple[Source, Split] | None = None,
 ) -> int:
     """Train one model into a folder that nobody else holds; returns the exit code.
 
     Args:
-        opened: as `open_pairs` returns it, where that is done.
+        opened: the data set and its pairs by split, where that is done.
     """
     try:
         with folder.lock():
@@ -141,8 +134,10 @@ def train_in(
                 folder.refuse_if_used(begun_again=args.resume == AUTO)
             folder.check_shared(0 if saved is None else saved.get("epoch"))
             if opened is None:
-                source, pairs = open_pairs(args)
-                opened = source, divide(args, source, pairs)
+                source, pairs = open_data_set(args)
+                how = {"share": args.valid_share, "groups": args.groups, "seed": args.seed}
+                how |= {"split_file": args.split_file, "resumed": resumed_checkpoint(args)}
+                opened = source, divide(source, pairs, args.out_dir, **how)
             run(args, prepare_data(args, *opened), saved, device, folder)
     except KeyboardInterrupt:
         if distributed.is_main():
@@ -155,7 +150,7 @@ def train_in(
 
 def run(
     args: argparse.Namespace,
-    data: "Data",
+    data: Data,
     saved: dict | None,
     device: torch.device,
     folder: RunFolder,
@@ -182,117 +177,24 @@ def run(
     say(f"Results are in {args.out_dir}/, see report.html; the best model is best_model_iou.pth")
 
 
-@dataclass
-class Data:
-    """The pairs of both splits, and how they reach the model that `config` describes."""
-
-    reader: MaskReader
-    pairs: dict[str, list[Pair]]
-    fingerprint: str
-    config: ModelConfig
-    train_loader: DataLoader
-    valid_loader: DataLoader
-
-    @property
-    def classes(self) -> ClassTable:
-        return self.reader.classes
-
-    @property
-    def train_set(self) -> SegmentationDataset:
-        return self.train_loader.dataset
-
-    @property
-    def valid_set(self) -> SegmentationDataset:
-        return self.valid_loader.dataset
+def open_data_set(args: argparse.Namespace) -> tuple[Source, Split]:
+    """The data set, and the pairs of it that can be used, by split."""
+    choices = DataChoices(**cli.data_choices(args))
+    return open_pairs(args.data, choices, skip_bad=args.skip_bad, cache=not args.no_file_cache)
 
 
-def open_pairs(args: argparse.Namespace) -> tuple[Source, dict[str, list[Pair]]]:
-    """Open the data set and check every pair; returns those that can be used, by split."""
-    look = {"choices": DataChoices(**cli.data_choices(args)), "cache": not args.no_file_cache}
-    source = open_source(args.data, skip_bad=args.skip_bad, **look)
-    say(source.reader.describe())
-    say(source.facts.describe())
-    return source, check_pairs(source, args.skip_bad)
-
-
-def divide(
-    args: argparse.Namespace, source: Source, pairs: dict[str, list[Pair]]
-) -> dict[str, list[Pair]]:
-    """The pairs to train and to validate on, where the data set does not say it by itself."""
-    if not source.divided:
-        typed = "--groups" if args.groups else "--split-file"
-        if args.groups or args.split_file:
-            raise UserError(
-                f"{args.data} says by itself which photographs are for validation, so {typed} has "
-                "nothing to divide; leave it out, or take --folds."
-            )
-        return pairs
-    resumed = resumed_checkpoint(args)
-    earlier = args.split_file or (resumed and resumed.with_name(SPLIT_FILE))
-    if resumed is not None and not earlier.is_file():
-        return pairs  # a run of before there was this file
-    look = (source.root, source.reader, args.valid_share, args.groups, args.seed, earlier)
-    pairs, remark = settle_split(
-        args.out_dir, everything_of(pairs), *look, goes_on=resumed is not None
-    )
-    say(f"Which photographs are for validation is in {args.out_dir / SPLIT_FILE}. {remark}")
-    return pairs
-
-
-def prepare_data(args: argparse.Namespace, source: Source, pairs: dict[str, list[Pair]]) -> Data:
+def prepare_data(args: argparse.Namespace, source: Source, pairs: Split) -> Data:
     """Make the pairs ready for the network, and settle what the recipe leaves to them."""
-    reader, fingerprint = source.reader, source.fingerprint(pairs.values())
     settle_recipe(args, [source.facts.size_of(pair) for pair in pairs["train"]])
     say(f"{len(pairs['train'])} training and {len(pairs['valid'])} validation pairs in {args.data}")
-    if remark := unlearnt(pairs, reader):
-        say(remark)
-    size = args.imgsz
-    shape = (args.model, args.head, len(reader.classes), size)
+    shape = (args.model, args.head, len(source.reader.classes), args.imgsz)
     look = {"window": args.window, "mask_reading": source.mask_reading}
     look |= {"choices": DataChoices(**cli.data_choices(args))}
     config = ModelConfig(*shape, *normalisation(args.model), **look)
-    train_set, valid_set = make_sets(args, pairs, reader, config)
-    if args.crop:
-        side = train_set.store.side()
-        config = dataclasses.replace(config, crop_side=side, photo_size=args.photo_size)
-    # On maps of one pixel BatchNorm needs two pictures.
-    one_pixel = max(size) <= 32 and args.head == "pyramid"
-    if one_pixel and min(args.batch, len(train_set)) == 1:
-        raise UserError(
-            f"One picture at {size[1]}x{size[0]} is too little for a step; use --batch 2 or a "
-            "larger --imgsz."
-        )
-    shares = {"rank": distributed.rank(), "world_size": distributed.world_size()}
-    options = {"batch_size": args.batch, "workers": args.workers, "seed": args.seed, **shares}
-    train_loader = make_loader(train_set, train=True, drop_last=one_pixel, **options)
-    valid_loader = make_loader(valid_set, train=False, **options)
-    return Data(reader, pairs, fingerprint, config, train_loader, valid_loader)
-
-
-def make_sets(
-    args: argparse.Namespace, pairs: dict[str, list[Pair]], reader: MaskReader, config: ModelConfig
-) -> tuple[SegmentationDataset, SegmentationDataset]:
-    """The data sets of both splits: whole pictures, or crops and the tiles that measure them."""
-    look = (reader, config.input_size, config.mean)
-    if args.photo_size and not args.crop:
-        raise UserError("--photo-size is the scale of crops: add --crop, or leave it out.")
-    if not args.crop:
-        options = {"seed": args.seed, "cache": args.cache}
-        train_set = SegmentationDataset(pairs["train"], *look, augment=args.augment, **options)
-        valid_set = SegmentationDataset(pairs["valid"], *look, augment="none", **options)
-        if args.cache == "ram":
-            say(f"The cache takes {train_set.cache_gib() + valid_set.cache_gib():.2f} GiB")
-        return train_set, valid_set
-    options = {"seed": args.seed, "photo_size": args.photo_size}
-    learnt = {"augment": args.augment, "rare_share": args.crop_rare}
-    train_set = CropDataset(pairs["train"], *look, **learnt, **options)
-    valid_set = CropDataset(pairs["valid"], *look, augment="none", rare_share=None, **options)
-    gib = train_set.cache_gib() + valid_set.cache_gib()
-    say(
-        f"Crops of photographs of {train_set.store.side()} pixels (the longer side, their median); "
-        f"decoded they take {gib:.2f} GiB of the disk until the training ends"
-    )
-    return train_set, valid_set
+    crops = Crops(args.photo_size, args.crop_rare) if args.crop else None
+    options = {"augment": args.augment, "cache": args.cache, "batch": args.batch}
+    options |= {"workers": args.workers, "seed": args.seed}
+    return make_data(source, pairs, config, crops, **options)
 
 
 def prepare_state(

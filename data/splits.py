@@ -311,15 +311,21 @@ def settle_split(
         division, remark = hold_out(pairs, root, reader, share, groups, seed, known)
         if known:
             remark += f" Those of {printable(earlier)} stay; {counted(len(news), 'is|are')} new."
-    split: dict[str, list[Pair]] = {"train": [], "valid": []}
-    for pair, part in zip(pairs, division.part_of(pairs, root, earlier or path), strict=True):
-        split[part].append(pair)
+    split = by_part(pairs, division.part_of(pairs, root, earlier or path))
     for name, own in split.items():
         if not own:
             raise UserError(f"{printable(earlier)} says {name} of no photograph; add some.")
     if distributed.is_main():
         division.write(path)
     return split, remark
+
+
+def by_part(pairs: Sequence[Pair], parts: Sequence[str]) -> dict[str, list[Pair]]:
+    """The pairs of "train" and those of "valid", by the part that each belongs to."""
+    split: dict[str, list[Pair]] = {"train": [], "valid": []}
+    for pair, part in zip(pairs, parts, strict=True):
+        split[part].append(pair)
+    return split
 
 
 def everything_of(pairs: dict[str, list[Pair]]) -> list[Pair]:
@@ -340,10 +346,7 @@ def usual_split(
     """
     everything = everything_of(pairs)
     division, remark = hold_out(everything, root, reader, VALID_SHARE, None, SEED)
-    split: dict[str, list[Pair]] = {"train": [], "valid": []}
-    for pair, part in zip(everything, division.part_of(everything, root, root), strict=True):
-        split[part].append(pair)
-    return pairs | split, remark
+    return pairs | by_part(everything, division.part_of(everything, root, root)), remark
 
 
 def choose_part(pairs: Sequence[Pair], root: Path, table: Path, part: str) -> list[Pair]:
@@ -352,11 +355,10 @@ def choose_part(pairs: Sequence[Pair], root: Path, table: Path, part: str) -> li
     Raises:
         UserError: it is no split.csv, does not place a photograph, or puts none there.
     """
-    parts = Division.read(table, "split").part_of(pairs, root, table)
-    own = [pair for pair, other in zip(pairs, parts, strict=True) if other == part]
-    if not own:
+    own = by_part(pairs, Division.read(table, "split").part_of(pairs, root, table))
+    if not own[part]:
         raise UserError(f"{printable(table)} puts none of these photographs into {part}.")
-    return own
+    return own[part]
 
 
 # --- What stays together --------------------------------------------------------------------------

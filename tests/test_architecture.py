@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import re
 import subprocess
 import sys
 from graphlib import CycleError, TopologicalSorter
@@ -101,6 +102,12 @@ def test_every_module_of_the_tree_is_seen():
     assert tracked <= set(MODULES.values())
     assert len(MODULES) > 40
     assert {wing_of(name) for name in MODULES} == FLOOR.keys()
+
+
+def test_the_readmes_layout_names_every_door_and_wing():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    _, _, layout = text.partition("## How it is built")
+    assert [wing for wing in FLOOR if not re.search(rf"`{wing}(\.py|/)`", layout)] == []
 
 
 @pytest.mark.parametrize(

@@ -226,7 +226,7 @@ def parse_args(argv: list[str], doc: str = "") -> tuple[argparse.Namespace, dict
     path = resumed_checkpoint(args)
     if path is None:
         args.head = args.head or ("pyramid" if is_timm(args.model) else "article")
-        return check_folds(args), None
+        return check(args), None
     if not path.is_file():
         raise UserError(
             f"{path} is not there, so there is no run to resume; start it without --resume."
@@ -241,15 +241,17 @@ def parse_args(argv: list[str], doc: str = "") -> tuple[argparse.Namespace, dict
     resume = args.resume
     args = make_parser(doc).parse_args([*as_flags(content.get("train_args")), *argv])
     args.resume = resume
-    return check_folds(args), content
+    return check(args), content
 
 
-def check_folds(args: argparse.Namespace) -> argparse.Namespace:
+def check(args: argparse.Namespace) -> argparse.Namespace:
     """Settle how many folds there are.
 
     Raises:
-        UserError: the flags about folds contradict each other, or the folder.
+        UserError: flags contradict each other, or the folder.
     """
+    if args.photo_size and not args.crop:
+        raise UserError("--photo-size is the scale of crops: add --crop, or leave it out.")
     if args.split_file is not None and (args.folds or args.folds_file):
         raise UserError("--split-file divides into two; with --folds pass --folds-file instead.")
     if args.folds_file is not None:
