@@ -1,7 +1,7 @@
 // Train: what a person chooses, and the run as it goes.
 
 import { chooseModel, nameOf, refresh } from "./main.js";
-import { byId, duration, fill, make, say, tried } from "./parts.js";
+import { byId, counted, duration, fill, make, say, tried } from "./parts.js";
 import { blobOf, post, ticket } from "./server.js";
 
 const WORDS = { running: "at work", done: "finished", stopped: "stopped", failed: "failed" };
@@ -34,7 +34,7 @@ function live(run) {
     parts.push(make("progress", { max: run.epochs, value: Math.min(run.epochs, epoch + inside), "aria-label": "Epochs" }));
     parts.push(make("p", { class: "soft" }, epoch ? `Epoch ${epoch} of ${run.epochs}, about ${duration(run.seconds_left)} left`
       : "Starting: photographs and masks are read, the first epoch follows"));
-  } else if (last) parts.push(make("p", { class: "soft" }, `${epoch} of ${run.epochs} epochs`));
+  } else if (last) parts.push(make("p", { class: "soft" }, `${epoch} of ${counted(run.epochs, "epoch")}`));
   if (run.error && run.state !== "running") parts.push(make("p", {}, run.error));
   const doing = (what, path) => make("button", { type: "button", onclick: async () => { await tried(() => post(`/api/runs/${run.id}/${path}`)); refresh(); } }, what);
   parts.push(make("p", { class: "row" },
