@@ -1,8 +1,6 @@
-"""Maps: GeoTIFFs of any size, read by windows and written back as masks of the same place on earth.
+"""Results of a map of any size: a mask of the same place on earth, polygons and areas.
 
-A drone's map of a field has a hundred times as many pixels as a photograph. It is never held whole:
-the network sees its windows, and what is kept is a band of rows. rasterio, which reads and writes
-them, is optional (`requirements-geo.txt`) and imported only where a map is met.
+It is never held whole: the network sees its windows, and what is kept is a band of rows.
 """
 
 import errno
@@ -14,257 +12,31 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import TiffImagePlugin
 from tqdm import tqdm
 
 from common.errors import UserError
 from common.files import replacing, write_csv
 from common.text import printable
-from config import IGNORE_INDEX, ClassTable, Size
+from config import IGNORE_INDEX, ClassTable
 from data.formats.regions import signed_area
-from data.images import encode_jpeg, shrink, spread_12_bits, to_8_bits, write_image
+from data.images import encode_jpeg, shrink, write_image
 from data.inputs import result_path
+from inference.ground import POINTS_AT_ONCE, Ground
 from inference.journal import Result
+from inference.maps import BLOCK, Map, opened, rasterio_package, sampled, window_of
 from inference.predictor import Predictor
 from inference.results import ENDINGS, MAP_MASK, ResultFolder, trust_cells
 from metrics import SeverityTable
 from reporting.gallery import Doubt, GalleryRow
 from utils import overlay
 
-GEO_KEYS, PIXEL_SCALE, TIE_POINTS, MATRIX = 34735, 33550, 33922, 34264  # tags of GeoTIFF 1.1
-BLOCK = 256  # side of the blocks in which masks are stored
-CACHE_MIB = 96  # of GDAL: the rows of a wide map that its windows share
 VIEW = 4096  # pixels of the longer side of an overlay
-SAMPLE = 1024  # pixels of the longer side of the view that tells how bright a map is
-MAX_WIDTH, MAX_HEIGHT = 200_000, 1_000_000  # a header may claim any number in a few bytes
 # Steps from one class to another between neighbours, up to which outlines are drawn of the whole
 # map at once: each point of an outline takes 200 bytes, and a canopy can be one outline.
 MAX_STEPS = 3_000_000
 PART = 2048  # pixels of the side of the parts in which outlines are drawn beyond that
 NOISE = 0.2  # steps a pixel from which on a mask has no outlines, but noise
-# The projection keeps areas nearly enough to count its pixels: UTM's are off by 0.2 % at most.
-FAITHFUL = 0.01
-LATTICE = 64  # pixels between the places where the size of a pixel on the ground is computed
-POINTS_AT_ONCE = 100_000
 POLYGONS, AREAS = "_classes.geojson", "_areas.csv"  # endings of results
-
-
-def is_map(path: Path) -> bool:
-    """Whether a file is a TIFF that says where on earth it lies; what cannot be read is none."""
-    if Path(path).suffix.lower() not in (".tif", ".tiff"):
-        return False
-    try:
-        if not Path(path).is_file():
-            return False
-        with open(path, "rb") as file:
-            head = file.read(16)
-            if head[:4] not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-                return False
-            tags = TiffImagePlugin.ImageFileDirectory_v2(head if 43 in head[2:4] else head[:8])
-            file.seek(tags.next)
-            tags.load(file)
-            return GEO_KEYS in tags and (MATRIX in tags or {PIXEL_SCALE, TIE_POINTS} <= {*tags})
-    except Exception:  # whatever a damaged header provokes: the reader of pictures names it
-        return False
-
-
-def rasterio_package():
-    try:
-        import rasterio
-        import rasterio.features
-        import rasterio.warp
-    except ImportError as error:
-        raise UserError(
-            "This TIFF is a map, which needs a package: pip install -r requirements-geo.txt"
-        ) from error
-    return rasterio
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator:
-    """Open a GeoTIFF, and nothing that it or its neighbours may point to.
-
-    Raises:
-        UserError: it is damaged, or claims a size beyond all maps.
-    """
-    rasterio = rasterio_package()
-    from rasterio._err import CPLE_BaseError  # what GDAL says where rasterio has no word of its own
-
-    settings = {"GDAL_CACHEMAX": CACHE_MIB, "GDAL_PAM_ENABLED": "NO", "PROJ_NETWORK": "OFF"}
-    settings |= {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}
-    try:
-        with (
-            rasterio.Env(**settings),
-            rasterio.open(Path(path).resolve(), driver="GTiff") as dataset,
-        ):
-            if dataset.width > MAX_WIDTH or dataset.height > MAX_HEIGHT:
-                raise UserError(
-                    f"{printable(path)} claims {dataset.width}x{dataset.height} px, more than "
-                    f"{MAX_WIDTH}x{MAX_HEIGHT}; cut it into several."
-                )
-            yield dataset
-    except (rasterio.errors.RasterioError, rasterio.errors.CRSError, CPLE_BaseError) as error:
-        reason = printable(" ".join(str(error).split())[:120])
-        raise UserError(
-            f"{printable(path)} is damaged or no GeoTIFF that can be read ({reason}); replace it."
-        ) from error
-
-
-class Map:
-    """A GeoTIFF as an array HWC uint8 RGB, whose slices are read when they are asked for.
-
-    Bands that call themselves red, green and blue, or else the first three, or one grey one.
-    Numbers of more than 8 bits are scaled as `read_image` does, by a view of the whole map.
-    """
-
-    def __init__(self, dataset):
-        self.dataset = dataset
-        self.shape = (dataset.height, dataset.width, 3)
-        names = [color.name for color in dataset.colorinterp]
-        rgb = [names.index(name) + 1 for name in ("red", "green", "blue") if name in names]
-        self._bands = rgb if len(rgb) == 3 else [1, 2, 3] if dataset.count >= 3 else [1]
-        self._top = 0.0
-        if dataset.dtypes[0] != "uint8":
-            size = self.view_size(SAMPLE)
-            sample = _sampled(dataset, self._bands, size)
-            self._top = float(np.nan_to_num(sample, nan=0.0, posinf=0.0, neginf=0.0).max())
-
-    @property
-    def size(self) -> Size:
-        return self.shape[:2]
-
-    def view_size(self, longest: int) -> Size:
-        """The (height, width) of a view whose longer side has at most so many pixels."""
-        scale = min(1, longest / max(self.size))
-        return max(1, round(self.size[0] * scale)), max(1, round(self.size[1] * scale))
-
-    def __getitem__(self, place: tuple[slice, slice]) -> np.ndarray:
-        rows, columns = (
-            slice(*part.indices(side)[:2]) for part, side in zip(place, self.size, strict=True)
-        )
-        return self._rgb(self.dataset.read(self._bands, window=_window(rows, columns)))
-
-    def view(self, size: Size) -> np.ndarray:
-        """The whole map, smaller, HWC uint8 RGB."""
-        return self._rgb(_sampled(self.dataset, self._bands, size))
-
-    def _rgb(self, bands: np.ndarray) -> np.ndarray:
-        array = spread_12_bits(np.moveaxis(bands, 0, 2), self._top)
-        array = np.ascontiguousarray(to_8_bits(array, self._top))
-        return np.repeat(array, 3, axis=2) if array.shape[2] == 1 else array
-
-    def empty(self, rows: slice) -> np.ndarray:
-        """Which pixels of some rows hold no data, (rows, W) bool."""
-        return self.dataset.dataset_mask(window=_window(rows, slice(0, self.shape[1]))) == 0
-
-
-def _sampled(dataset, bands: list[int], size: Size) -> np.ndarray:
-    """Every n-th pixel of bands, (bands, *size), read strip by strip.
-
-    GDAL would do it in one call, which takes gigabytes and minutes of some files.
-    """
-    rows, columns = (
-        ((np.arange(wanted) + 0.5) * side / wanted).astype(int)
-        for wanted, side in zip(size, dataset.shape, strict=True)
-    )
-    parts = []
-    for top in range(0, dataset.height, BLOCK):
-        mine = rows[(rows >= top) & (rows < top + BLOCK)] - top
-        if len(mine):
-            strip = slice(top, min(top + BLOCK, dataset.height))
-            array = dataset.read(bands, window=_window(strip, slice(0, dataset.width)))
-            parts.append(array[:, mine][:, :, columns])
-    return np.concatenate(parts, axis=1)
-
-
-def _window(rows: slice, columns: slice):
-    return rasterio_package().windows.Window.from_slices(rows, columns)
-
-
-# --- On the ground --------------------------------------------------------------------------------
-
-
-class Ground:
-    """How large the pixels of a map are on the ground, and where its points lie in WGS 84.
-
-    The size of a pixel is that of the map's own projection where this keeps areas; else, as for
-    degrees and for Web Mercator, whose pixels shrink towards the poles, it is that in Lambert's
-    azimuthal equal-area projection around the map's centre.
-
-    Args:
-        crs: of rasterio, projected or geographic.
-        transform: from (column, row) to the CRS's (x, y), an affine one.
-        size: (height, width) of the map.
-    """
-
-    def __init__(self, crs, transform, size: Size):
-        rasterio = rasterio_package()
-        self.crs, self.transform, self.size = crs, transform, size
-        self._warp = rasterio.warp.transform
-        x, y = transform @ (size[1] / 2, size[0] / 2)
-        (longitude,), (latitude,) = self._warp(crs, "EPSG:4326", [x], [y])
-        centre = f"+lat_0={latitude:.9f} +lon_0={longitude:.9f}"
-        self.equal_area = rasterio.crs.CRS.from_proj4(f"+proj=laea {centre} +datum=WGS84 +units=m")
-        self.planar = None  # square metres of each pixel, where they all have as many
-        if crs.is_projected:
-            planar = abs(transform.determinant) * crs.linear_units_factor[1] ** 2
-            edges = [[0, size[0] // 2, size[0] - 1], [0, size[1] // 2, size[1] - 1]]
-            true = self.pixel_areas(*(np.array(part) for part in edges))
-            if np.abs(true / planar - 1).max() < FAITHFUL:
-                self.planar = planar
-
-    @classmethod
-    def of(cls, dataset) -> "Ground | None":
-        """The ground of a map, None of one whose coordinates lie nowhere on earth."""
-        crs = dataset.crs
-        if crs is None or not (crs.is_projected or crs.is_geographic):
-            return None
-        try:
-            return cls(crs, dataset.transform, (dataset.height, dataset.width))
-        except ValueError:  # as rasterio's error about a CRS is: one that leads nowhere
-            return None
-
-    def how(self) -> str:
-        """How areas are computed, in words."""
-        return "the map's own projection" if self.planar else "an equal-area projection"
-
-    def to(self, crs, xs: np.ndarray, ys: np.ndarray) -> np.ndarray:
-        """Points of the map's CRS in another one, (N, 2)."""
-        moved = np.empty((len(xs), 2))
-        for first in range(0, len(xs), POINTS_AT_ONCE):  # rasterio makes lists of them
-            part = slice(first, first + POINTS_AT_ONCE)
-            moved[part] = np.transpose(self._warp(self.crs, crs, xs[part], ys[part])[:2])
-        return moved
-
-    def pixel_areas(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        """Square metres of the pixels at these rows and columns, (rows, columns)."""
-        grid = np.stack(np.meshgrid(columns, rows), axis=-1).reshape(-1, 2).astype(np.float64)
-        corners = np.concatenate([grid + step for step in np.array([(0, 0), (1, 0), (0, 1)])])
-        a, b, c, d, e, f = tuple(self.transform)[:6]
-        xs, ys = corners @ (a, b) + c, corners @ (d, e) + f
-        origin, right, below = np.split(self.to(self.equal_area, xs, ys), 3)
-        u, v = right - origin, below - origin
-        return np.abs(u[:, 0] * v[:, 1] - u[:, 1] * v[:, 0]).reshape(len(rows), len(columns))
-
-    def class_areas(self, mask: np.ndarray, top: int, classes: int) -> np.ndarray:
-        """Square metres of each class in some rows (rows, W) of the map from `top` on: (K,)."""
-        if self.planar:
-            return np.bincount(mask.ravel(), minlength=256)[:classes] * self.planar
-        rows = np.arange(0, mask.shape[0], LATTICE)
-        columns = np.arange(0, mask.shape[1], LATTICE)
-        ends = rows + LATTICE // 2, columns + LATTICE // 2
-        areas = self.pixel_areas(
-            np.minimum(ends[0], mask.shape[0] - 1) + top, np.minimum(ends[1], mask.shape[1] - 1)
-        )
-        total = np.zeros(classes)
-        for row, line in zip(rows, areas, strict=True):
-            for column, area in zip(columns, line, strict=True):
-                cell = mask[row : row + LATTICE, column : column + LATTICE]
-                total += np.bincount(cell.ravel(), minlength=256)[:classes] * area
-        return total
-
-
-# --- Results --------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -304,14 +76,14 @@ def segment_map(predictor: Predictor, folder: ResultFolder, name: str, path: Pat
             f"{', '.join(others)} out of --save."
         )
     classes = predictor.classes
-    with _opened(path) as dataset:
+    with opened(path) as dataset:
         field, ground = Map(dataset), Ground.of(dataset)
         with replacing(files[MAP_MASK]) if masked else _scratch() as temporary:
             counts = _write_mask(temporary, field, predictor, ground)
             shown = field.view(field.view_size(VIEW))
             regions: dict[int, list[int]] = {}
-            with _opened(temporary) as written:
-                labels = _sampled(written, [1], shown.shape[:2])[0]
+            with opened(temporary) as written:
+                labels = sampled(written, [1], shown.shape[:2])[0]
                 if masked and (why := _no_polygons(counts, ground)):
                     tqdm.write(f"{printable(path)}: {why}, so no polygons are written.")
                     files[POLYGONS].unlink(missing_ok=True)  # of an earlier run
@@ -391,7 +163,7 @@ def _put(target, strip: np.ndarray, rows: slice) -> None:
     """Write rows of a mask; a full disk is no fault of the map's."""
     rasterio = rasterio_package()
     try:
-        target.write(strip, 1, window=_window(rows, slice(0, strip.shape[1])))
+        target.write(strip, 1, window=window_of(rows, slice(0, strip.shape[1])))
     except rasterio.errors.RasterioError as error:
         why = "cannot be written, most likely because the disk is full"
         raise OSError(errno.EIO, why, target.name) from error
@@ -455,7 +227,7 @@ def _outlines(mask, whole: bool) -> Iterator[tuple[list[np.ndarray], int]]:
         parts = [(band, band, mask.transform)]
     else:
         windows = (
-            _window(slice(top, top + PART), slice(left, left + PART))
+            window_of(slice(top, top + PART), slice(left, left + PART))
             for top in range(0, mask.height, PART)
             for left in range(0, mask.width, PART)
         )

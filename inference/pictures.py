@@ -10,8 +10,9 @@ import numpy as np
 
 from common.errors import UserError
 from data.images import read_image
-from inference.geo import is_map, segment_map
+from inference.geo import segment_map
 from inference.journal import Result, Stamp, stamp_of
+from inference.maps import is_map
 from inference.prediction import Prediction
 from inference.predictor import Predictor
 from inference.results import ResultFolder

@@ -17,7 +17,8 @@ from common.errors import UserError
 from config import ClassTable, ModelConfig
 from data.formats.regions import signed_area
 from inference import geo
-from inference.geo import is_map, segment_map
+from inference.geo import segment_map
+from inference.maps import is_map
 from inference.predictor import Ensemble, Predictor
 from inference.results import ResultFolder
 
