@@ -37,7 +37,7 @@ def serving(desk, **options):
 
 def wait_for(condition) -> None:
     """Until something is so; a test never waits for a time."""
-    until = time.monotonic() + 600
+    until = time.monotonic() + 240
     while not condition():
         assert time.monotonic() < until
         time.sleep(0.01)

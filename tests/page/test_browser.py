@@ -13,6 +13,7 @@ from matplotlib.path import Path as Outline
 from open_page import TOKEN, serving
 from PIL import Image
 from playwright.sync_api import expect
+from tiny_video import write_video
 
 from config import ClassTable
 from page.corrections import read_labels
@@ -22,7 +23,7 @@ DESKTOP = {"viewport": {"width": 1280, "height": 800}}
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
 expect.set_options(timeout=30_000)
 SEEN = "document.getElementById('mask-layer').toDataURL()"
-LONG = 600_000  # milliseconds for a training of seconds, on a machine that does much else
+LONG = 240_000  # milliseconds for a training of seconds, on a machine that does much else
 
 
 @contextmanager
@@ -503,6 +504,7 @@ def test_a_person_goes_the_whole_way(browser, desk, address, monkeypatch, tmp_pa
         train(page, "1")
         check_second_training(desk, corrected)
         downloads(page)
+        mark_video(page, write_video(tmp_path / "walk.mp4", frames=3, size=(48, 64)))
 
 
 def train(page, epochs: str) -> None:
@@ -531,6 +533,19 @@ def check_second_training(desk, corrected: np.ndarray) -> None:
     assert len(masks) == 2
     assert any(np.array_equal(mask, corrected) for mask in masks)
     assert len(desk.trainings.describe(first)["history"]) == 2
+
+
+def mark_video(page, path) -> None:
+    """A clip comes back marked, and the browser plays it."""
+    page.locator('.top a[href="#video"]').click()
+    page.locator("#video-file").set_input_files(path)
+    video = page.locator("#videos video")
+    expect(video).to_have_count(1, timeout=LONG)
+    if page.evaluate(
+        "document.createElement('video').canPlayType('video/mp4; codecs=avc1.640028')"
+    ):
+        shown = "() => document.querySelector('#videos video').videoWidth === 64"
+        page.wait_for_function(shown)
 
 
 def downloads(page) -> None:

@@ -74,6 +74,37 @@ def test_a_broken_photograph_does_not_stop_the_rest(desk, client, tmp_path):
         assert client.get(url, headers={"x-token": ""}).status_code == 200
 
 
+def test_a_stopped_segmentation_keeps_what_is_done_and_goes_on(desk, client, tmp_path, monkeypatch):
+    save_tiny(desk.trainings.folder / "one" / "best_model_iou.pth")
+    for number in range(3):
+        write_image(tmp_path / "in" / f"{number}.png", photo(number))
+    made = client.post("/api/collections", json={"folder": str(tmp_path / "in")}).json()["id"]
+
+    def stopped_after_one(*given):
+        from inference.pictures import segment_pictures  # as it is
+
+        outcomes = segment_pictures(*given)
+        yield next(outcomes)
+        [job] = desk.worker.jobs.values()
+        assert client.post(f"/api/jobs/{job.id}/stop").status_code == 204
+        yield from outcomes
+
+    desk.segmenter()
+    with monkeypatch.context() as patch:
+        patch.setattr("page.segmenting.segment_pictures", stopped_after_one)
+        job = ended(client, client.post(f"/api/collections/{made}/segment", json={}).json())
+    assert (job["state"], job["done"]) == ("stopped", 2)
+    rows = client.get(f"/api/collections/{made}").json()["photographs"]
+    assert [row["segmented"] for row in rows] == [True, True, False]
+    masks = {path: path.stat().st_mtime_ns for path in desk.space.path.rglob("*_mask.png")}
+    job = ended(client, client.post(f"/api/collections/{made}/segment", json={}).json())
+    assert (job["state"], job["done"]) == ("done", 3)
+    rows = client.get(f"/api/collections/{made}").json()["photographs"]
+    assert [row["segmented"] for row in rows] == [True, True, True]
+    first = sorted(masks)[:2]
+    assert {path: path.stat().st_mtime_ns for path in first} == {p: masks[p] for p in first}
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems take no such names")
 def test_odd_names_of_files_are_photographs_like_others(desk, client, tmp_path):
     save_tiny(desk.trainings.folder / "one" / "best_model_iou.pth")
