@@ -77,26 +77,35 @@ def test_a_run_goes_on_with_its_backbone_and_its_licence(monkeypatch, data, tmp_
     assert "apache-2.0" in (out / "report.html").read_text()
 
 
-def test_a_model_that_starts_from_a_checkpoint_inherits_its_licence(monkeypatch, data, tmp_path):
-    first, second = tmp_path / "first", tmp_path / "second"
-    go(monkeypatch, data, first, "--model", "timm/test_vit", "--weights", "none")
-    content = torch.load(first / "model.pth", weights_only=True)
-    content["model_config"]["weights_licence"] = NVIDIA
-    torch.save(content, first / "model.pth")
-    weights = str(first / "model.pth")
-    go(monkeypatch, data, second, "--model", "timm/test_vit", "--weights", weights)
-    assert load_model(second / "model.pth").config.weights_licence == NVIDIA
-    assert "NOT FOR COMMERCIAL USE" in (second / "report.html").read_text()
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    """The content of a checkpoint whose weights are the user's own."""
+    out = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        go(patch, data, out, "--model", "timm/test_vit", "--weights", "none")
+    return read_checkpoint(out / "model.pth")
+
+
+def licensed(trained, path, licence):
+    """The same checkpoint with another licence."""
+    config = trained["model_config"] | {"weights_licence": licence}
+    torch.save(trained | {"model_config": config}, path)
+    return path
+
+
+def test_a_model_that_starts_from_a_checkpoint_inherits_its_licence(
+    monkeypatch, data, trained, tmp_path
+):
+    weights = str(licensed(trained, tmp_path / "first.pth", NVIDIA))
+    go(monkeypatch, data, tmp_path, "--model", "timm/test_vit", "--weights", weights)
+    assert load_model(tmp_path / "model.pth").config.weights_licence == NVIDIA
+    assert "NOT FOR COMMERCIAL USE" in (tmp_path / "report.html").read_text()
 
 
 @pytest.mark.parametrize("licence", [3, "x" * 200, "a\x1b[2J"])
-def test_a_licence_that_is_none_is_refused(monkeypatch, data, tmp_path, licence):
-    go(monkeypatch, data, tmp_path, "--model", "timm/test_vit", "--weights", "none")
-    content = torch.load(tmp_path / "model.pth", weights_only=True)
-    content["model_config"]["weights_licence"] = licence
-    torch.save(content, tmp_path / "model.pth")
+def test_a_licence_that_is_none_is_refused(trained, tmp_path, licence):
     with pytest.raises(UserError, match="does not"):
-        load_model(tmp_path / "model.pth")
+        load_model(licensed(trained, tmp_path / "model.pth", licence))
 
 
 def test_a_frozen_backbone_keeps_weights_and_statistics_while_the_head_learns(
