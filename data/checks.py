@@ -20,8 +20,8 @@ from common.text import agreed, counted, listed, printable
 from config import IGNORE_INDEX, ClassTable, DataChoices, Size
 from data.census import Census
 from data.classes import line_targets, table_lines
+from data.decoding import Header
 from data.facts import Photo
-from data.images import Header
 from data.masks import MaskReader, is_turned
 from data.pairs import Matching, Pair, explain_ambiguous
 from data.source import Source, survey_source

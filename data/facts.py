@@ -17,7 +17,8 @@ from config import ClassTable, Size
 from data.cache import FileCache, cache_folder, file_stamp
 from data.census import Census
 from data.classes import table_lines
-from data.images import Header, map_files, read_mask_raw, read_picture
+from data.decoding import Header
+from data.images import map_files, read_mask_raw, read_picture
 from data.pairs import Pair
 
 

@@ -6,61 +6,34 @@ RGB as a person sees it, or a `UserError`, and never a part of a picture. Every 
 called from several threads at once.
 """
 
-import importlib
 import io
 import os
-import stat
-import struct
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 import cv2
 import numpy as np
-from PIL import Image, TiffImagePlugin, UnidentifiedImageError
-from PIL.ExifTags import Base
+from PIL import Image
 from tqdm import tqdm
 
 from common.errors import UserError
 from common.files import replacing
 from common.text import printable
 from config import Size
+from data.decoding import (
+    ENDINGS,
+    Header,
+    decode,
+    explained,
+    header_of,
+    open_file,
+    orientation_of,
+    turn,
+)
 
-# Pixels of the largest picture that is decoded: 12,000 x 9,000 is 108 million. A header may claim
-# any number in a few bytes, so it is checked before anything is allocated.
-MAX_PIXELS = 200_000_000
-
-# Each ending with the formats, in Pillow's names, that may be behind it. A phone's .jpg may hold
-# several pictures (MPO). Formats that would start another program (EPS) are left out on purpose.
-_FORMATS = """
-JPEG/MPO .jpg .jpeg .jpe .jfif .mpo
-PNG .png .apng
-BMP/DIB .bmp .dib
-GIF .gif
-TIFF .tif .tiff
-WEBP .webp
-AVIF/HEIF .avif
-HEIF/AVIF .heic .heif .hif
-JPEG2000 .jp2 .j2k .jpx .jpf
-PPM .ppm .pgm .pbm .pnm .pfm
-TGA .tga
-PCX .pcx
-SGI .sgi .rgb
-SUN .ras .sr
-QOI .qoi
-DDS .dds
-PSD .psd
-HDR .hdr
-"""
-ENDINGS = {
-    ending: tuple(names.split("/"))
-    for names, *endings in map(str.split, _FORMATS.strip().splitlines())
-    for ending in endings
-}
 # The formats that are written, again in Pillow's names.
 WRITTEN = {
     ending: ENDINGS[ending][0]
@@ -68,49 +41,6 @@ WRITTEN = {
 }
 # Lossy in the way that matters for masks: colours near edges are not those that were painted.
 _LOSSY = ("JPEG", "MPO")
-# What the last bytes of a whole file hold, though others, such as a phone's film, may follow.
-_END_MARKS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
-
-# Set once, here, and never in a call: threads must not load decoders at the same time, Pillow's
-# own limit warns in the middle of a run, and what it says of damage is said by our sentences.
-Image.init()
-for _name in ("pi_heif", "pillow_heif"):  # optional, one of them reads what phones write
-    with suppress(ImportError):
-        importlib.import_module(_name).register_heif_opener()
-        break
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-Image.MAX_IMAGE_PIXELS = None
-warnings.filterwarnings("ignore", module=r"PIL\.")
-
-_PILLOW_FORMATS = tuple({name for names in ENDINGS.values() for name in names} & set(Image.OPEN))
-
-
-@dataclass(frozen=True)
-class Header:
-    """What is known of a picture before it is decoded.
-
-    Args:
-        height, width: in pixels, as displayed.
-        orientation: EXIF's, 1 to 8; 1 means stored as displayed.
-        format: Pillow's name.
-        mode: Pillow's name of the pixels' layout.
-    """
-
-    height: int
-    width: int
-    orientation: int
-    format: str
-    mode: str
-
-    @property
-    def size(self) -> Size:
-        """(height, width) as displayed."""
-        return self.height, self.width
-
-    @property
-    def stored_size(self) -> Size:
-        """(height, width) before EXIF's rotation."""
-        return (self.width, self.height) if self.orientation >= 5 else self.size
 
 
 @dataclass(frozen=True)
@@ -185,26 +115,8 @@ def read_header(path: Path) -> Header:
     Raises:
         UserError: as `read_image`, as far as the header shows it.
     """
-    with _explained(path), _open_file(path) as file:
-        return _header(path, file)
-
-
-def _header(path: Path, file: BinaryIO) -> Header:
-    file.seek(0)
-    try:
-        picture = Image.open(file, formats=_PILLOW_FORMATS)
-    except UnidentifiedImageError:
-        picture = None
-        size, orientation, kind = _foreign_header(file)
-        mode = kind
-    else:
-        size, kind, mode = (picture.height, picture.width), picture.format, picture.mode
-        orientation = _orientation(picture, file)
-    _check(path, size, kind)
-    # Pillow reports TIFF's size as displayed, and that of all others as stored.
-    if orientation >= 5 and not isinstance(picture, TiffImagePlugin.TiffImageFile):
-        size = size[::-1]
-    return Header(*size, orientation, kind, mode)
+    with explained(path), open_file(path) as file:
+        return header_of(path, file)
 
 
 def image_size(path: Path) -> Size:
@@ -228,7 +140,7 @@ def read_image(path: Path) -> np.ndarray:
         UserError: missing, no regular file, no permission, empty, no picture, of another format
             than its ending says, larger than `MAX_PIXELS`, cut off or damaged.
     """
-    with _explained(path), _open_file(path) as file:
+    with explained(path), open_file(path) as file:
         return _as_seen(path, file)
 
 
@@ -238,12 +150,12 @@ def read_picture(path: Path) -> tuple[np.ndarray, Header]:
     Raises:
         UserError: as `read_image`.
     """
-    with _explained(path), _open_file(path) as file:
-        return _as_seen(path, file), _header(path, file)
+    with explained(path), open_file(path) as file:
+        return _as_seen(path, file), header_of(path, file)
 
 
 def _as_seen(path: Path, file: BinaryIO) -> np.ndarray:
-    picture = _decode(path, file)
+    picture = decode(path, file)
     if isinstance(picture, np.ndarray):
         return _as_rgb(spread_12_bits(picture))
     if picture.mode.startswith("I") or picture.mode == "F":
@@ -251,7 +163,7 @@ def _as_seen(path: Path, file: BinaryIO) -> np.ndarray:
     else:
         picture.info.pop("transparency", None)  # alpha is dropped, in palettes too
         array = np.array(picture.convert("RGB"))
-    return turn(array, _orientation(picture))
+    return turn(array, orientation_of(picture))
 
 
 def read_mask_raw(path: Path) -> RawMask:
@@ -260,8 +172,8 @@ def read_mask_raw(path: Path) -> RawMask:
     Raises:
         UserError: as `read_image`.
     """
-    with _explained(path), _open_file(path) as file:
-        picture = _decode(path, file)
+    with explained(path), open_file(path) as file:
+        picture = decode(path, file)
         if isinstance(picture, np.ndarray):
             return RawMask(_as_rgb(picture) if picture.ndim == 3 else picture, None, False)
         palette = None
@@ -277,18 +189,7 @@ def read_mask_raw(path: Path) -> RawMask:
         if values.ndim == 3:  # alpha is dropped
             values = values[..., :3] if values.shape[2] >= 3 else values[..., 0]
         values = values.astype(values.dtype.newbyteorder("="))
-        return RawMask(turn(values, _orientation(picture)), palette, picture.format in _LOSSY)
-
-
-def turn(array: np.ndarray, orientation: int) -> np.ndarray:
-    """Turn an array (H, W, ...) as stored into one as displayed, by EXIF's orientation 1 to 8."""
-    if orientation >= 5:  # mirrored along the diagonal; the rest is done by the flips
-        array = array.swapaxes(0, 1)
-    if orientation in (3, 4, 7, 8):
-        array = array[::-1]
-    if orientation in (2, 3, 6, 7):
-        array = array[:, ::-1]
-    return np.ascontiguousarray(array)
+        return RawMask(turn(values, orientation_of(picture)), palette, picture.format in _LOSSY)
 
 
 def resize_image(image: np.ndarray, size: Size) -> np.ndarray:
@@ -390,142 +291,6 @@ def write_mask(path: Path, mask: np.ndarray, colors: tuple) -> None:
     picture.save(buffer, format="PNG")
     with replacing(path) as temporary:
         temporary.write_bytes(buffer.getvalue())
-
-
-@contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """Turn whatever a decoder raises into one sentence about the file."""
-    name = printable(path)
-    try:
-        yield
-    except UserError:
-        raise
-    except PermissionError as error:
-        raise UserError(f"{name} may not be read; check its permissions.") from error
-    except MemoryError as error:
-        raise UserError(f"{name} does not fit into the memory; make it smaller.") from error
-    except Exception as error:  # decoders raise anything, from struct.error to SyntaxError
-        reason = printable(" ".join(str(error).split())[:120]) or type(error).__name__
-        raise UserError(
-            f"{name} is cut off or damaged and cannot be decoded ({reason}); replace or remove it."
-        ) from error
-
-
-@contextmanager
-def _open_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a regular, non-empty file; anything else, such as a pipe, could wait for ever."""
-    name = printable(path)
-    try:
-        facts = os.stat(path)
-    except (OSError, ValueError) as error:
-        if isinstance(error, PermissionError):
-            raise
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{name} cannot be found ({reason}); check the path.") from error
-    if stat.S_ISDIR(facts.st_mode):
-        raise UserError(f"{name} is a folder, not a picture; give a file.")
-    if not stat.S_ISREG(facts.st_mode):
-        raise UserError(f"{name} is a device or a pipe, not a picture; give a regular file.")
-    if facts.st_size == 0:
-        raise UserError(f"{name} is empty (0 bytes); replace or remove it.")
-    with open(path, "rb") as file:
-        yield file
-
-
-def _decode(path: Path, file: BinaryIO) -> Image.Image | np.ndarray:
-    """Decode with Pillow, or with OpenCV (in BGR) what only that reads."""
-    try:
-        picture = Image.open(file, formats=_PILLOW_FORMATS)
-    except UnidentifiedImageError:
-        size, orientation, kind = _foreign_header(file)
-        _check(path, size, kind)
-        file.seek(0)
-        array = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_UNCHANGED)
-        if array is None or array.shape[:2] != size:
-            raise ValueError("incomplete") from None
-        return turn(array, orientation)
-    _check(path, (picture.height, picture.width), picture.format)
-    deep = ";16" in str(picture.tile[:1]) and picture.mode in ("RGB", "RGBA", "LA")
-    picture.load()
-    if mark := _END_MARKS.get(picture.format):
-        file.seek(0)
-        if mark not in file.read():  # all pixels may be there, but something was cut off
-            raise ValueError("its end is missing")
-    if (
-        deep
-    ):  # Pillow has no colours of 16 bits and keeps the upper 8, which may hold next to nothing
-        file.seek(0)
-        array = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_UNCHANGED)
-        if array is not None and {*array.shape[:2]} == {picture.height, picture.width}:
-            return turn(array, _orientation(picture))
-    return picture
-
-
-def _check(path: Path, size: Size, kind: str) -> None:
-    """Refuse sizes that would fill the memory, and contents that the ending does not announce.
-
-    A JPEG that calls itself .png is an error because its user counts on a lossless mask.
-    """
-    height, width = size
-    if height < 1 or width < 1:
-        raise UserError(f"{printable(path)} has no pixels ({width}x{height}); remove it.")
-    if height * width > MAX_PIXELS:
-        raise UserError(
-            f"{printable(path)} claims {width}x{height} px, more than the limit of "
-            f"{MAX_PIXELS // 10**6} million; make it smaller or remove it."
-        )
-    if kind not in ENDINGS.get(Path(path).suffix.lower(), (kind,)):
-        raise UserError(
-            f"{printable(path)} is a {kind} picture despite its ending {Path(path).suffix}; "
-            "give it the right one."
-        )
-
-
-def _orientation(picture: Image.Image, file: BinaryIO | None = None) -> int:
-    """EXIF's orientation, 1 to 8; unreadable EXIF turns nothing, as in every viewer.
-
-    Args:
-        file: the picture's, where it is not yet decoded: PNG may carry EXIF behind the pixels, and
-            asking Pillow for it decodes them.
-    """
-    if file is not None and picture.format == "PNG" and "exif" not in picture.info:
-        file.seek(0)
-        if b"eXIf" not in file.read():
-            return 1
-    try:
-        value = picture.getexif().get(Base.Orientation, 1)
-    except (ValueError, SyntaxError, TypeError, KeyError, OSError, struct.error):
-        return 1
-    return value if value in range(1, 9) else 1
-
-
-def _foreign_header(file: BinaryIO) -> tuple[Size, int, str]:
-    """Size, orientation and format of the pictures that OpenCV reads and Pillow does not.
-
-    These are TIFFs of unusual depths, and Radiance HDR.
-
-    Raises:
-        UserError: it is none of these.
-    """
-    file.seek(0)
-    head = file.read(1024)
-    if head[:4] in (b"II*\0", b"MM\0*"):
-        tags = TiffImagePlugin.ImageFileDirectory_v2(head[:8])
-        file.seek(tags.next)
-        tags.load(file)
-        return (int(tags[257]), int(tags[256])), int(tags.get(274, 1)), "TIFF"
-    if head[:2] == b"#?" and b"\n\n" in head:
-        axes = head.split(b"\n\n", 1)[1].split(b"\n", 1)[0].split()
-        if len(axes) == 4 and axes[0] == b"-Y" and axes[2] == b"+X":
-            return (int(axes[1]), int(axes[3])), 1, "HDR"
-    if head[4:8] == b"ftyp" and "HEIF" not in Image.OPEN:
-        raise UserError(
-            f"{printable(file.name)} is a HEIC picture, which needs a package: "
-            "pip install -r requirements-heic.txt"
-        )
-    raise UserError(
-        f"{printable(file.name)} holds no picture in a known format; replace or remove it."
-    )
 
 
 def spread_12_bits(array: np.ndarray, top: float | None = None) -> np.ndarray:

@@ -20,7 +20,8 @@ from common.text import counted, printable
 from config import IGNORE_INDEX, RGB, ClassTable, MaskReading, Size
 from data.census import JPEG_TOLERANCE, Census, nearest_lines, pack, plane, unpack
 from data.classes import line_targets, table_lines
-from data.images import Header, RawMask, read_header, read_mask_raw, resize_mask, turn
+from data.decoding import Header, turn
+from data.images import RawMask, read_header, read_mask_raw, resize_mask
 from data.pairs import Pair
 
 # A value that no class has; it never leaves this module.

@@ -155,8 +155,8 @@ def test_a_cache_larger_than_the_memory_is_refused(tmp_path, monkeypatch):
 
 
 def test_a_sample_opens_its_photograph_and_its_mask_once(tmp_path, monkeypatch):
-    dataset, opened, open_file = make_set(tmp_path / "a"), [], images._open_file
-    monkeypatch.setattr(images, "_open_file", lambda path: opened.append(path) or open_file(path))
+    dataset, opened, open_file = make_set(tmp_path / "a"), [], images.open_file
+    monkeypatch.setattr(images, "open_file", lambda path: opened.append(path) or open_file(path))
     dataset[1, 2]
     assert opened == [dataset.pairs[2].image, dataset.pairs[2].mask]
 

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from common.errors import UserError
 from common.text import printable
+from data.decoding import MAX_PIXELS
 from data.formats.files import Folder, number_of, size_of, split_of
 from data.formats.records import Annotations, Picture, Shape, annotation
 from data.formats.regions import Bitmap, Region, box, ellipse, outline
-from data.images import MAX_PIXELS, is_image_name
+from data.images import is_image_name
 
 NAME = "LabelMe JSON"
 NO_AREAS = ("point", "points", "line", "linestrip")

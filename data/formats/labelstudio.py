@@ -9,10 +9,10 @@ import numpy as np
 from common.errors import UserError
 from common.text import printable
 from config import Size
+from data.decoding import MAX_PIXELS
 from data.formats.files import Folder, number_of, size_of, split_of
 from data.formats.records import Annotations, Picture, Shape, annotation
 from data.formats.regions import Outline, Region, Runs, ellipse, outline, rotated
-from data.images import MAX_PIXELS
 
 NAME = "Label Studio JSON"
 KINDS = ("polygon", "rectangle", "ellipse", "brush")

@@ -22,8 +22,9 @@ from data.classes import (
     read_class_table,
     visible_colors,
 )
+from data.decoding import MAX_PIXELS
 from data.formats.records import Annotations, Picture, Shape, annotation
-from data.images import MAX_PIXELS, map_files, read_header, write_mask
+from data.images import map_files, read_header, write_mask
 from data.pairs import Pair
 
 # Raised when the same shapes come to be painted otherwise.

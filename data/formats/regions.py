@@ -17,7 +17,7 @@ from PIL import Image
 
 from common.errors import UserError
 from config import Size
-from data.images import MAX_PIXELS
+from data.decoding import MAX_PIXELS
 
 # What no person draws, and what would take minutes to paint.
 MAX_POINTS = 200_000

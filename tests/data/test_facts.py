@@ -25,13 +25,13 @@ from data.source import open_source
 @pytest.fixture
 def decoded(monkeypatch):
     """How often each file was decoded, by the last two parts of its path."""
-    counts, decode = Counter(), images._decode
+    counts, decode = Counter(), images.decode
 
     def counted(path, file):
         counts["/".join(path.parts[-2:])] += 1
         return decode(path, file)
 
-    monkeypatch.setattr(images, "_decode", counted)
+    monkeypatch.setattr(images, "decode", counted)
     monkeypatch.setattr("data.cache.SETTLED_NS", -1)  # these files are seconds old
     return counts
 

@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 
 from common.errors import UserError
 from common.text import printable
-from data import images
+from data import decoding
 from data.images import (
     image_size,
     is_image_name,
@@ -29,7 +29,7 @@ from data.images import (
     write_mask,
 )
 
-# pytest undoes the filter that images.py sets when it is imported.
+# pytest undoes the filter that decoding.py sets when it is imported.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 
 
@@ -162,8 +162,8 @@ def test_heic_of_phones_is_read_as_it_is_displayed(tmp_path):
 
 def test_heic_without_its_package_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
-    formats = tuple(name for name in images._PILLOW_FORMATS if name != "HEIF")
-    monkeypatch.setattr(images, "_PILLOW_FORMATS", formats)
+    formats = tuple(name for name in decoding.PILLOW_FORMATS if name != "HEIF")
+    monkeypatch.setattr(decoding, "PILLOW_FORMATS", formats)
     (tmp_path / "a.heic").write_bytes(base64.b64decode(HEIC))
     refused(tmp_path / "a.heic", "pip install -r requirements-heic.txt")
 
@@ -443,4 +443,4 @@ def test_images_shrink_by_averaging():
 
 
 def test_the_limit_admits_large_scans():
-    assert images.MAX_PIXELS >= 12_000 * 9_000
+    assert decoding.MAX_PIXELS >= 12_000 * 9_000

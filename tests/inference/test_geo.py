@@ -204,7 +204,7 @@ def test_maps_of_any_depth_are_seen_as_read_image_would_see_them(tmp_path, kind)
 
 
 def test_a_map_is_read_by_windows_whatever_its_size(tmp_path, monkeypatch):
-    monkeypatch.setattr("data.images.MAX_PIXELS", 1000)
+    monkeypatch.setattr("data.decoding.MAX_PIXELS", 1000)
     largest = 0
 
     class Spy(geo.Map):

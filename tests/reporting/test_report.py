@@ -430,7 +430,7 @@ def test_an_error_on_the_way_keeps_the_old_page(tmp_path):
 def opened(chromium, page, *flags):
     """Open a page and return what the browser prints."""
     command = [*chromium, *flags, page.as_uri()]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=True).stdout
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, check=True).stdout
 
 
 @pytest.mark.parametrize("width", [1280, 390])
