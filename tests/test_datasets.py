@@ -3,7 +3,6 @@
 import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import time
 from itertools import chain
@@ -261,21 +260,6 @@ def test_the_command_line_returns_0_1_or_2(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "fix.txt").read_text() == "train_images/000.png\n"
     assert exit_code(monkeypatch, tmp_path / "missing") == 2
     assert capsys.readouterr().err.count("\n") == 1
-
-
-def test_the_script_asks_no_network(tmp_path):
-    root = make_data(tmp_path / "data", [blobs()])
-    code = (
-        "import runpy, socket, sys\n"
-        "def refuse(*_): raise SystemExit('the network was asked')\n"
-        "socket.socket.connect = socket.getaddrinfo = refuse\n"
-        "runpy.run_path('datasets.py', run_name='__main__')\n"
-    )
-    command = [sys.executable, "-c", code, root]
-    done = subprocess.run(
-        command, cwd=REPO, env={"XDG_CACHE_HOME": str(tmp_path)}, capture_output=True, text=True
-    )
-    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("folder", ["leaf_disease_segmentation/orig_data", "coffee_leaf"])
