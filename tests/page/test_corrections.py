@@ -4,6 +4,7 @@ import gzip
 import io
 import os
 import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -19,7 +20,9 @@ from config import ClassTable
 from data.checks import check_data_set
 from data.images import write_image
 from data.source import open_source
+from models.checkpoint import parse_description, read_checkpoint
 from page.corrections import Corrections, read_labels, training_folder
+from training.flags import parse_args
 
 TABLE = ClassTable(("background", "leaf", "symptom"), *[tuple(map(tuple, COLORS.tolist()))] * 2)
 
@@ -317,7 +320,7 @@ def test_tiles_of_all_scales_make_up_the_photograph(client):
 
 @pytest.fixture
 def trained_here(monkeypatch):
-    """Trainings that are begun are kept; what comes back carries out the last, with tiny models."""
+    """Trainings that are begun wait; what comes back gives the last one's flags, or runs it."""
     begun = []
 
     class Child:
@@ -329,15 +332,16 @@ def trained_here(monkeypatch):
         def poll(self):
             return self.returncode
 
-    def carry_out():
+    def last(runs: bool = True):
         child, command = begun[-1]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "argv", [*command[1:], "--workers=0"])
-            child.returncode = train.main()
+            child.returncode = train.main() if runs else 0
+        return parse_args(command[2:])[0]
 
     add_tiny()
     monkeypatch.setattr("page.training.subprocess.Popen", Child)
-    return carry_out
+    return last
 
 
 def test_photographs_alone_are_enough_from_round_to_round(desk, client, trained_here):
@@ -347,7 +351,7 @@ def test_photographs_alone_are_enough_from_round_to_round(desk, client, trained_
     for number in range(3):
         name = f"{base}/photographs?name=leaf{number}.png"
         assert client.put(name, content=jpeg(photo(number))).status_code == 201
-    wish = {"recipe": "light", "model": "tiny", "weights": "none", "epochs": 1, "width": 64}
+    wish = {"recipe": "scratch", "model": "tiny", "weights": "", "epochs": 1, "width": 64}
     wish |= {"data": "", "corrections": True, "height": 32}
     assert "Nothing is corrected" in client.post("/api/runs", json=wish).json()["error"]
     names = ["background", "leaf", "spot"]
@@ -358,13 +362,10 @@ def test_photographs_alone_are_enough_from_round_to_round(desk, client, trained_
         assert client.get(f"{address}/mask").headers["x-origin"] == "nothing"
         assert store(client, address, blobs((0, 1, 2))).status_code == 204
 
-    def round_with(wish):
-        assert ended(client, client.post("/api/runs", json=wish).json())["state"] == "done"
-        trained_here()
-        [run, *_] = client.get("/api/state").json()["runs"]
-        assert (run["state"], len(run["history"])) == ("done", 1)
-
-    round_with(wish)
+    assert ended(client, client.post("/api/runs", json=wish).json())["state"] == "done"
+    first = trained_here()
+    [run] = client.get("/api/state").json()["runs"]
+    assert (run["state"], len(run["history"])) == ("done", 1)
     assert ended(client, client.post(f"{base}/segment", json={}).json())["state"] == "done"
     rows = client.get(base).json()["photographs"]
     assert [(row["corrected"], row["segmented"]) for row in rows] == [
@@ -375,8 +376,14 @@ def test_photographs_alone_are_enough_from_round_to_round(desk, client, trained_
     assert store(client, addresses[2], blobs((0, 2))).status_code == 204
     assert len({path.parents[1] for path in painted(desk)}) == 1
     [model] = client.get("/api/state").json()["models"]
-    # With another network than the recipe's the weights would be none of its own.
-    round_with(wish | {"weights": model["id"], "model": ""})
+    # With the recipe's own network the weights would not fit.
+    wish |= {"weights": model["id"], "model": ""}
+    assert ended(client, client.post("/api/runs", json=wish).json())["state"] == "done"
+    second, own = trained_here(runs=False), first.out_dir / "best_model_iou.pth"
+    config, _ = parse_description(read_checkpoint(own), own)
+    assert config.window is not None
+    network = (second.model, second.head, second.window, Path(second.weights))
+    assert network == (config.variant, config.head, config.window, own)
     newest = desk.trainings.names()[0]
     data = open_source(desk.space.path / "training_data" / newest)
     assert {split: len(pairs) for split, pairs in data.pairs.items()} == {"train": 2, "valid": 1}
