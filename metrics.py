@@ -102,11 +102,34 @@ def mean(values: list[float]) -> float:
 
 # What classes are called that are the plant itself, without symptoms.
 LEAF_NAMES = {
-    "leaf", "leaves", "leaf healthy", "healthy leaf", "healthy", "plant", "healthy plant",
-    "foliage", "canopy", "lamina", "tissue", "healthy tissue", "blatt", "blätter", "gesund",
-    "pflanze", "hoja", "hojas", "feuille", "feuilles", "folha", "folhas", "foglia", "foglie",
-    "叶", "叶片", "葉",
-}  # fmt: skip
+    "leaf",
+    "leaves",
+    "leaf healthy",
+    "healthy leaf",
+    "healthy",
+    "plant",
+    "healthy plant",
+    "foliage",
+    "canopy",
+    "lamina",
+    "tissue",
+    "healthy tissue",
+    "blatt",
+    "blätter",
+    "gesund",
+    "pflanze",
+    "hoja",
+    "hojas",
+    "feuille",
+    "feuilles",
+    "folha",
+    "folhas",
+    "foglia",
+    "foglie",
+    "叶",
+    "叶片",
+    "葉",
+}
 
 
 @dataclass(frozen=True)

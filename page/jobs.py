@@ -70,8 +70,9 @@ class Worker:
         with self._lock:
             for other in self.jobs.values():
                 if other.state in ("waiting", "running") and (other.kind, other.about) == (
-                    job.kind, job.about
-                ):  # fmt: skip
+                    job.kind,
+                    job.about,
+                ):
                     raise UserError(f"{other.title} is at work already; wait for it, or stop it.")
             try:
                 self._line.put_nowait((job, work))

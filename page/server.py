@@ -186,17 +186,21 @@ class Pages:
             painted = any(row["corrected"] for row in rows) and "results.csv" not in listed
             listed = ["results.csv"] * painted + listed
             return {
-                "id": collection.id, "title": collection.title, "kind": collection.kind,
-                "model": collection.model, "downloads": listed,
+                "id": collection.id,
+                "title": collection.title,
+                "kind": collection.kind,
+                "model": collection.model,
+                "downloads": listed,
                 "masks": any(collection.results.rglob("*_mask.png")),
-                "classes": classes and [
+                "classes": classes
+                and [
                     {"name": n, "color": list(c)}
                     for n, c in zip(classes.names, classes.vis_colors, strict=True)
                 ],
                 "corrected": self.desk.corrections.count(classes) if classes else {},
                 "table": self.desk.table_id(collection) if classes else "",
                 "photographs": rows,
-            }  # fmt: skip
+            }
 
         return JSONResponse(await run_in_threadpool(show))
 
@@ -426,9 +430,13 @@ CACHED = {"cache-control": "private, max-age=600"}
 
 
 def make_app(
-    desk: Desk, token: str, *, port: int | None = None, remote: bool = False,
+    desk: Desk,
+    token: str,
+    *,
+    port: int | None = None,
+    remote: bool = False,
     password: str | None = None,
-) -> Guard:  # fmt: skip
+) -> Guard:
     """The page as an ASGI application behind its guard."""
     pages = Pages(desk, token, password)
     photograph = "/api/collections/{cid}/photographs/{pid}"

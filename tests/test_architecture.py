@@ -29,9 +29,17 @@ FLOOR = {wing: number for number, wings in enumerate(FLOORS) for wing in wings}
 MODULES = modules()
 # Oracles of the tests; `requirements.txt` does not install them.
 DEVELOPMENT_ONLY = {
-    "axe_playwright_python", "cleanlab", "fastervit", "hypothesis", "playwright", "psutil",
-    "pycocotools", "pytest", "segmentation_models_pytorch", "torchmetrics",
-}  # fmt: skip
+    "axe_playwright_python",
+    "cleanlab",
+    "fastervit",
+    "hypothesis",
+    "playwright",
+    "psutil",
+    "pycocotools",
+    "pytest",
+    "segmentation_models_pytorch",
+    "torchmetrics",
+}
 PEERS = {"tools.run_peer", "tools.bench_peers"}  # compare with other people's models
 PEER = {"segmentation_models_pytorch"}
 

@@ -103,8 +103,10 @@ def valid_annotations(folder: Path) -> dict[str, bytes]:
     for name in ("coco", "labelme", "studio", "cvat", "yolo"):
         write_photo(folder / name / "a.png", (20, 30))
     corners = [[2, 2], [20, 2], [20, 15], [2, 15]]
-    shapes = [{"segmentation": [square(2, 2, 20, 15)]},
-              {"segmentation": {"size": [20, 30], "counts": [20, 10, 570]}}]  # fmt: skip
+    shapes = [
+        {"segmentation": [square(2, 2, 20, 15)]},
+        {"segmentation": {"size": [20, 30], "counts": [20, 10, 570]}},
+    ]
     value = {"points": [[10, 10], [60, 10], [60, 70]], "polygonlabels": ["leaf"]}
     size = {"original_width": 30, "original_height": 20}
     task = {"annotations": [{"result": [{"value": value} | size]}], "data": {"image": "a.png"}}

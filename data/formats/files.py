@@ -26,10 +26,15 @@ MAX_BYTES = 512 * 2**20
 MAX_FILES, MAX_DEPTH = 1_000_000, 12
 
 SPLIT_WORDS = {
-    "train": "train", "training": "train",
-    "valid": "valid", "val": "valid", "validation": "valid", "dev": "valid",
-    "test": "test", "testing": "test",
-}  # fmt: skip
+    "train": "train",
+    "training": "train",
+    "valid": "valid",
+    "val": "valid",
+    "validation": "valid",
+    "dev": "valid",
+    "test": "test",
+    "testing": "test",
+}
 
 
 class Folder:

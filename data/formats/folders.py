@@ -14,9 +14,20 @@ from data.pairs import Matching, Pair
 
 PHOTO_FOLDERS = {"images", "image", "imgs", "img", "photos", "jpegimages", "rgb", "inputs", "input"}
 MASK_FOLDERS = {
-    "masks", "mask", "targets", "target", "labels", "label", "annotations", "annotation", "gt",
-    "ground_truth", "groundtruth", "segmentation", "segmentations",
-}  # fmt: skip
+    "masks",
+    "mask",
+    "targets",
+    "target",
+    "labels",
+    "label",
+    "annotations",
+    "annotation",
+    "gt",
+    "ground_truth",
+    "groundtruth",
+    "segmentation",
+    "segmentations",
+}
 MASK_ENDING = re.compile(r"[-_. ](mask|masks|gt|label|labels|seg|segmentation|target|truth)$", re.I)
 MASK_BEGINNING = re.compile(r"^(mask|gt|label|seg|target|truth)[-_. ]", re.I)
 PHOTO_AFFIX = re.compile(r"^(image|img|photo)[-_. ]|[-_. ](image|img|photo)$", re.I)

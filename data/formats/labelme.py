@@ -16,8 +16,15 @@ from data.images import is_image_name
 NAME = "LabelMe JSON"
 NO_AREAS = ("point", "points", "line", "linestrip")
 # What the first bytes of an embedded photograph say about its format.
-ENDINGS = {b"\xff\xd8\xff": ".jpg", b"\x89PNG": ".png", b"BM": ".bmp", b"GIF8": ".gif",
-           b"RIFF": ".webp", b"II*\0": ".tif", b"MM\0*": ".tif"}  # fmt: skip
+ENDINGS = {
+    b"\xff\xd8\xff": ".jpg",
+    b"\x89PNG": ".png",
+    b"BM": ".bmp",
+    b"GIF8": ".gif",
+    b"RIFF": ".webp",
+    b"II*\0": ".tif",
+    b"MM\0*": ".tif",
+}
 Keep = Callable[[bytes, str], Path]
 
 
@@ -83,9 +90,10 @@ def _photograph(folder: Folder, path: Path, content: dict, keep: Keep, found: An
         if "outside" in str(error) or "address" in str(error) or "link" in str(error):
             raise
         beside = [
-            other for other in folder.files
+            other
+            for other in folder.files
             if other.parent == path.parent and other.stem == path.stem and is_image_name(other)
-        ]  # fmt: skip
+        ]
         photo, problem = (beside[0] if beside else None), error
     data = content.get("imageData")
     if not data:

@@ -128,8 +128,10 @@ def painted_pairs(
             found.add_problem(picture.file, picture.name, made)
     beyond = sum(
         shape.region.beyond(picture.size)
-        for picture in pictures if picture.size for shape in picture.shapes
-    )  # fmt: skip
+        for picture in pictures
+        if picture.size
+        for shape in picture.shapes
+    )
     found.counts["shape|shapes that reaches|reach beyond the picture (clipped)"] += beyond
     return sorted(pairs, key=lambda pair: pair.image)
 

@@ -143,9 +143,10 @@ def _photographs(folder: Folder, content: dict, description: Path | None) -> dic
     """The photographs, each with its split (None where the data set has no splits)."""
     if description is None:
         return {
-            path: split_of(path, folder.root) for path in folder.files
+            path: split_of(path, folder.root)
+            for path in folder.files
             if is_image_name(path) and not _in_folder(path, folder.root, "labels")
-        }  # fmt: skip
+        }
     base, found = description.parent, {}
     for key, split in SPLIT_KEYS.items():
         entries = content.get(key)

@@ -96,9 +96,10 @@ anything = st.recursive(
 GOOD = [3, 4, [0, 1], [5, 7], None, True, False, 0, 0, 0, 0]
 
 
-@given(anything | st.integers(0, 10).flatmap(
-    lambda i: anything.map(lambda x: [*GOOD[:i], x, *GOOD[i + 1 :]])
-))  # fmt: skip
+@given(
+    anything
+    | st.integers(0, 10).flatmap(lambda i: anything.map(lambda x: [*GOOD[:i], x, *GOOD[i + 1 :]]))
+)
 def test_no_text_of_a_cache_makes_impossible_facts(plain):
     census = Census.from_plain(plain)
     if census is not None:

@@ -24,8 +24,10 @@ def test_classes_are_merged_and_ignored_when_masks_are_read(tmp_path):
 def test_painted_masks_are_merged_too_and_painted_once(tmp_path):
     for number, name in enumerate("ab"):
         write_photo(tmp_path / f"{name}.jpg", seed=number)
-    shapes = [{"segmentation": [square(1, 1, 9, 9)]},
-              {"segmentation": [square(12, 1, 15, 9)], "category_id": 2}]  # fmt: skip
+    shapes = [
+        {"segmentation": [square(1, 1, 9, 9)]},
+        {"segmentation": [square(12, 1, 15, 9)], "category_id": 2},
+    ]
     write_json(tmp_path / "all.json", coco(shapes, images=("a.jpg", "b.jpg")))
     plain = open_all(tmp_path)
     merged = open_all(tmp_path, choices=DataChoices(merge=("leaf,spot=plant",), ignore=()))

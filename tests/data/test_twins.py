@@ -25,9 +25,14 @@ def test_copies_of_other_size_and_quality_are_alike_and_other_scenes_are_not(tmp
     firsts = alike(paths)
     found = {path.name: paths[first].name for path, first in zip(paths, firsts, strict=True)}
     assert found == {
-        "0.png": "0.png", "1.png": "1.png", "1_copy.jpg": "1.png", "2.png": "2.png",
-        "2_next.png": "2.png", "3.png": "3.png", "3_small.png": "3.png",
-    }  # fmt: skip
+        "0.png": "0.png",
+        "1.png": "1.png",
+        "1_copy.jpg": "1.png",
+        "2.png": "2.png",
+        "2_next.png": "2.png",
+        "3.png": "3.png",
+        "3_small.png": "3.png",
+    }
 
 
 def test_a_chain_of_likeness_is_one_group_over_blocks_of_comparisons(monkeypatch):

@@ -41,11 +41,13 @@ def members(**options) -> list[Predictor]:
     looks = ((64, 64), (0.5,) * 3, 3.0), ((48, 96), (0.4,) * 3, -1.5)
     return [
         Predictor(
-            Scaled(factor), ModelConfig(input_size=size, mean=mean, std=(0.25,) * 3),
-            ClassTable.default(), **options,
+            Scaled(factor),
+            ModelConfig(input_size=size, mean=mean, std=(0.25,) * 3),
+            ClassTable.default(),
+            **options,
         )
         for size, mean, factor in looks
-    ]  # fmt: skip
+    ]
 
 
 def probabilities(predictor: Predictor) -> list[np.ndarray]:

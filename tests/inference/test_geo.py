@@ -291,16 +291,20 @@ def test_real_maps_among_photographs(tmp_path, monkeypatch):
     assert inference_image.main() == 0  # all are done, the maps too
     assert written == [path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*_mask.*")]
     assert [(row["width"], row["height"]) for row in rows] == [
-        ("60", "50"), ("400", "400"), ("1000", "1000")
-    ]  # fmt: skip
+        ("60", "50"),
+        ("400", "400"),
+        ("1000", "1000"),
+    ]
     for name in ("OSBS_029", "test_tiled"):
         with (
             rasterio.open(REAL / f"{name}.tif") as source,
             rasterio.open(tmp_path / f"out/{name}_mask.tif") as mask,
         ):
             assert (mask.crs, mask.transform, mask.shape) == (
-                source.crs, source.transform, source.shape
-            )  # fmt: skip
+                source.crs,
+                source.transform,
+                source.shape,
+            )
     points = [
         p
         for f in features_of(tmp_path / "out", "test_tiled")

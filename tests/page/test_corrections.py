@@ -178,10 +178,15 @@ def test_a_window_that_shows_other_classes_saves_nothing(desk, client):
 @pytest.mark.parametrize(
     "content",
     [
-        b"", b"\0" * 3071, b"\0" * 3073, b"\3" * 3072, b"\x1f\x8b broken",
-        gzip.compress(b"\0" * (1 << 24), mtime=0), gzip.compress(b"\0" * 3071, mtime=0),
+        b"",
+        b"\0" * 3071,
+        b"\0" * 3073,
+        b"\3" * 3072,
+        b"\x1f\x8b broken",
+        gzip.compress(b"\0" * (1 << 24), mtime=0),
+        gzip.compress(b"\0" * 3071, mtime=0),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_mask_of_the_photograph_is_refused(desk, client, content):
     address = add(client, jpeg(photo()))
     tag = client.get(f"{address}/mask").headers["etag"]
@@ -238,8 +243,9 @@ def test_corrections_alone_need_one_picture_to_validate_with(tmp_path):
             with pytest.raises(UserError, match="Two corrected pictures"):
                 training_folder(None, folder, tmp_path / "one")
     assert open_source(training_folder(None, folder, tmp_path / "two")).pairs.keys() == {
-        "train", "valid",
-    }  # fmt: skip
+        "train",
+        "valid",
+    }
 
 
 def test_a_training_takes_the_corrections_of_its_classes_or_those_painted_last(tmp_path):
@@ -252,8 +258,9 @@ def test_a_training_takes_the_corrections_of_its_classes_or_those_painted_last(t
         mask = corrections.save(tmp_path / f"{number}.png", blobs((0, 1)), classes, "train")
         os.utime(mask, (number, number))
     assert [(names, count) for _, names, count in corrections.sets()] == [
-        (TABLE.names, 2), (two.names, 1),
-    ]  # fmt: skip
+        (TABLE.names, 2),
+        (two.names, 1),
+    ]
     assert corrections.fitting(None) == corrections.folder(TABLE)
     assert corrections.fitting(two) == corrections.folder(two)
     other_colors = ClassTable(two.names, *[((0, 0, 0), (9, 9, 9))] * 2)
@@ -369,8 +376,10 @@ def test_photographs_alone_are_enough_from_round_to_round(desk, client, trained_
     assert ended(client, client.post(f"{base}/segment", json={}).json())["state"] == "done"
     rows = client.get(base).json()["photographs"]
     assert [(row["corrected"], row["segmented"]) for row in rows] == [
-        (True, True), (True, True), (False, True),
-    ]  # fmt: skip
+        (True, True),
+        (True, True),
+        (False, True),
+    ]
     assert client.get(f"{addresses[0]}/mask").content == blobs((0, 1, 2)).tobytes()
     assert client.get(f"{addresses[2]}/mask").headers["x-origin"] == "prediction"
     assert store(client, addresses[2], blobs((0, 2))).status_code == 204

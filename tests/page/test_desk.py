@@ -179,8 +179,9 @@ def test_the_data_check_is_told_in_figures_and_sentences(client, tmp_path):
     job = ended(client, client.post("/api/data", json={"folder": str(root)}).json())
     result = job["result"]
     assert [(split["split"], split["pairs"]) for split in result["splits"]] == [
-        ("train", 3), ("valid", 3),
-    ]  # fmt: skip
+        ("train", 3),
+        ("valid", 3),
+    ]
     address = f"/api/collections/{result['collection']}"
     shown = client.get(address).json()["photographs"]
     again = client.get(f"{address}/photographs/{shown[1]['id']}/mask")
@@ -309,8 +310,11 @@ def test_the_newest_finished_model_is_taken_until_a_person_chooses(desk, client,
     state = client.get("/api/state").json()
     names = {model["id"]: model["name"] for model in state["models"]}
     assert list(names.values()) == [
-        "leaves at-work", "leaves stopped", "leaves newer", "leaves older",
-    ]  # fmt: skip
+        "leaves at-work",
+        "leaves stopped",
+        "leaves newer",
+        "leaves older",
+    ]
     assert [model["finished"] for model in state["models"]] == [False, False, True, True]
     assert names[state["preferred"]] == "leaves newer"
     assert desk.model("").name == "leaves newer"

@@ -112,11 +112,21 @@ def test_every_answer_forbids_guessing_framing_and_everything_from_elsewhere(cli
 @pytest.mark.parametrize(
     "name",
     [
-        "../../outside.png", "/etc/outside.png", "..\\..\\outside.png", "C:\\outside.png",
-        "\\\\server\\share\\outside.png", "outside.png\0.sh", "CON.png", ".hidden.png", "a:b.png",
-        "ä" * 300 + ".png", "a\n<script>.png", "....png", " .png",
+        "../../outside.png",
+        "/etc/outside.png",
+        "..\\..\\outside.png",
+        "C:\\outside.png",
+        "\\\\server\\share\\outside.png",
+        "outside.png\0.sh",
+        "CON.png",
+        ".hidden.png",
+        "a:b.png",
+        "ä" * 300 + ".png",
+        "a\n<script>.png",
+        "....png",
+        " .png",
     ],
-)  # fmt: skip
+)
 def test_no_name_leads_out_of_the_folder(desk, client, dropped, name):
     before = set(desk.space.path.parent.rglob("*"))
     answer = client.put(f"{dropped[0]}/photographs", params={"name": name}, content=picture())
@@ -170,11 +180,15 @@ def test_a_link_in_a_folder_shows_nothing_outside_it(client, tmp_path):
 @pytest.mark.parametrize(
     "path",
     [
-        "/static/../server.py", "/static/%2e%2e/server.py", "/static/..%2fserver.py",
-        "/ticket/../../etc/passwd", "/ticket/x", "/api/collections/..%2f..%2fx",
+        "/static/../server.py",
+        "/static/%2e%2e/server.py",
+        "/static/..%2fserver.py",
+        "/ticket/../../etc/passwd",
+        "/ticket/x",
+        "/api/collections/..%2f..%2fx",
         "/api/runs/..%2f..%2f/picture",
     ],
-)  # fmt: skip
+)
 def test_no_address_leads_to_a_file(client, path):
     assert client.get(path).status_code == 404
 

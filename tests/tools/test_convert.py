@@ -18,8 +18,10 @@ SIZE = (20, 30)
 def root(tmp_path):
     for number, name in enumerate(("x/a.jpg", "y/a.jpg", "b.jpg")):
         write_photo(tmp_path / "set" / name, SIZE, seed=number, orientation=1 + 5 * (number == 2))
-    shapes = [{"segmentation": [square(1, 1, 9, 9)]},
-              {"segmentation": [square(0, 0, 4, 6)], "category_id": 2, "image_id": 3}]  # fmt: skip
+    shapes = [
+        {"segmentation": [square(1, 1, 9, 9)]},
+        {"segmentation": [square(0, 0, 4, 6)], "category_id": 2, "image_id": 3},
+    ]
     content = coco(shapes, names=("leaf", "spot: dry"), images=("x/a.jpg", "y/a.jpg", "b.jpg"))
     content["images"][2] |= {"height": 30, "width": 20}
     return write_json(tmp_path / "set" / "all.json", content).parent
@@ -73,8 +75,10 @@ def test_data_without_splits_are_divided_as_train_py_does_it(root, tmp_path, mon
     write_json(root / "all.json", content)
     run(monkeypatch, "--data", root, "--out-dir", tmp_path / "out")
     assert "2 that look alike stay together" in capsys.readouterr().out
-    expected = {split: sorted(p.image.read_bytes() for p in own)
-                for split, own in survey(root).pairs.items()}  # fmt: skip
+    expected = {
+        split: sorted(p.image.read_bytes() for p in own)
+        for split, own in survey(root).pairs.items()
+    }
     assert expected == {
         split: sorted(pair.image.read_bytes() for pair in own)
         for split, own in open_source(tmp_path / "out").pairs.items()

@@ -43,9 +43,13 @@ def test_run_lengths_are_painted_whatever_iscrowd_says(tmp_path):
 
 
 def test_ids_may_have_gaps_be_texts_and_share_a_name(tmp_path):
-    content = coco([{"segmentation": [square(1, 1, 5, 5)], "category_id": "7", "image_id": "1"},
-                    {"segmentation": [square(8, 1, 12, 5)], "category_id": 9}],
-                   images=("a.jpg", "b.jpg"))  # fmt: skip
+    content = coco(
+        [
+            {"segmentation": [square(1, 1, 5, 5)], "category_id": "7", "image_id": "1"},
+            {"segmentation": [square(8, 1, 12, 5)], "category_id": 9},
+        ],
+        images=("a.jpg", "b.jpg"),
+    )
     content["categories"] = [{"id": 7, "name": "leaf"}, {"id": 9, "name": "leaf"}]
     content["images"][0] |= {"height": "20", "width": "30"}
     root = write(tmp_path, content)
@@ -55,15 +59,19 @@ def test_ids_may_have_gaps_be_texts_and_share_a_name(tmp_path):
 
 def test_roboflows_unused_category_0_is_no_class(tmp_path):
     content = coco([{"segmentation": [square(1, 1, 5, 5)]}], images=("a.jpg", "b.jpg"))
-    content["categories"] = [{"id": 0, "name": "plants", "supercategory": "none"},
-                             {"id": 1, "name": "leaf", "supercategory": "plants"}]  # fmt: skip
+    content["categories"] = [
+        {"id": 0, "name": "plants", "supercategory": "none"},
+        {"id": 1, "name": "leaf", "supercategory": "plants"},
+    ]
     assert open_all(write(tmp_path, content)).reader.classes.names == ("background", "leaf")
 
 
 def test_the_smaller_shape_lies_on_top_unless_the_file_decides(tmp_path):
     small, large = square(5, 5, 10, 10), square(2, 2, 20, 15)
-    content = coco([{"segmentation": [small], "category_id": 2}, {"segmentation": [large]}],
-                   images=("a.jpg", "b.jpg"))  # fmt: skip
+    content = coco(
+        [{"segmentation": [small], "category_id": 2}, {"segmentation": [large]}],
+        images=("a.jpg", "b.jpg"),
+    )
     root = write(tmp_path, content)
     assert labels(root)[7, 7] == 2
     assert labels(root, choices=DataChoices(overlap="file"))[7, 7] == 1
@@ -71,10 +79,13 @@ def test_the_smaller_shape_lies_on_top_unless_the_file_decides(tmp_path):
 
 def test_boxes_are_counted_and_never_painted(tmp_path):
     content = coco(
-        [{"segmentation": [square(1, 1, 5, 5)]}, {"segmentation": [], "bbox": [8, 8, 4, 4]},
-         {"segmentation": [], "bbox": [1, 1, 4, 4], "image_id": 3}],
+        [
+            {"segmentation": [square(1, 1, 5, 5)]},
+            {"segmentation": [], "bbox": [8, 8, 4, 4]},
+            {"segmentation": [], "bbox": [1, 1, 4, 4], "image_id": 3},
+        ],
         images=("a.jpg", "b.jpg", "c.jpg"),
-    )  # fmt: skip
+    )
     root = write(tmp_path, content, "a.jpg", "b.jpg", "c.jpg")
     source = open_all(root)
     assert sorted(pair.stem for pair in all_pairs(source)) == ["a", "b"]
@@ -95,8 +106,10 @@ def test_several_files_are_splits(tmp_path):
         write_json(tmp_path / "annotations" / f"instances_{split}2017.json", content)
     source = open_source(tmp_path, ("train", "valid", "test"))
     assert {split: [pair.stem for pair in pairs] for split, pairs in source.pairs.items()} == {
-        "train": ["a"], "valid": ["b"], "test": ["c"],
-    }  # fmt: skip
+        "train": ["a"],
+        "valid": ["b"],
+        "test": ["c"],
+    }
     assert not source.divided
 
 
@@ -114,8 +127,10 @@ def test_names_with_folders_find_their_photographs(tmp_path):
     for place in ("photos/x", "photos/y"):
         write_photo(tmp_path / place / "a.jpg", SIZE, seed=len(place))
     root = write_json(tmp_path / "all.json", content).parent
-    masks = {pair.image.parent.name: open_all(root).reader.read(pair).any()
-             for pair in all_pairs(open_all(root))}  # fmt: skip
+    masks = {
+        pair.image.parent.name: open_all(root).reader.read(pair).any()
+        for pair in all_pairs(open_all(root))
+    }
     assert masks == {"x": True, "y": False}
 
 
@@ -153,9 +168,13 @@ def test_a_changed_annotation_is_another_mask_and_another_run(tmp_path):
 def test_annotations_belong_to_the_upright_picture_or_are_turned_like_it(tmp_path):
     for name, orientation in (("a.jpg", 6), ("b.jpg", 6)):
         write_photo(tmp_path / name, (20, 30), orientation)
-    content = coco([{"segmentation": [square(0, 0, 5, 2)]},
-                    {"segmentation": [square(0, 0, 5, 2)], "image_id": 2}],
-                   images=("a.jpg", "b.jpg"))  # fmt: skip
+    content = coco(
+        [
+            {"segmentation": [square(0, 0, 5, 2)]},
+            {"segmentation": [square(0, 0, 5, 2)], "image_id": 2},
+        ],
+        images=("a.jpg", "b.jpg"),
+    )
     content["images"][0] |= {"height": 30, "width": 20}  # upright, as it is seen
     write_json(tmp_path / "all.json", content)
     assert np.array_equal(labels(tmp_path), filled((30, 20), (1, 0, 0, 5, 2)))

@@ -43,9 +43,14 @@ def test_classes_and_colours_come_from_the_file_without_skeletons(tmp_path):
 
 @pytest.mark.parametrize(
     ("leaf", "spot", "on_top"),
-    [('z_order="1"', 'z_order="0"', 1), ('z_order="-2"', 'z_order="-1"', 2), ("", "", 2),
-     ('z_order="0"', "", 2), ("", 'z_order="-1"', 1)],
-)  # fmt: skip
+    [
+        ('z_order="1"', 'z_order="0"', 1),
+        ('z_order="-2"', 'z_order="-1"', 2),
+        ("", "", 2),
+        ('z_order="0"', "", 2),
+        ("", 'z_order="-1"', 1),
+    ],
+)
 def test_z_order_decides_then_the_files_order(tmp_path, leaf, spot, on_top):
     root = write(tmp_path, polygon("leaf", leaf) + box("spot", spot))
     assert labels(root)[7, 7] == on_top

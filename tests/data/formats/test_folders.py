@@ -31,11 +31,13 @@ def write(root, *pairs, size=SIZE):
         (("a.jpg", "a_mask.png"), ("b.jpg", "b_mask.png")),
         (("images/x/a.jpg", "masks/a.png"), ("images/y/b.jpg", "masks/b.png")),
         (("images/image_1.jpg", "masks/gt_1.png"), ("images/image_2.jpg", "masks/gt_2.png")),
-        (("segmentation/images/a.jpg", "segmentation/masks/a.png"),
-         ("segmentation/images/b.jpg", "segmentation/masks/b.png")),
+        (
+            ("segmentation/images/a.jpg", "segmentation/masks/a.png"),
+            ("segmentation/images/b.jpg", "segmentation/masks/b.png"),
+        ),
         (("x/images/a.jpg", "x/masks/a.png"), ("y/images/a.jpg", "y/masks/a.png")),
     ],
-)  # fmt: skip
+)
 def test_photographs_find_their_masks(tmp_path, pairs):
     source = open_all(write(tmp_path, *pairs))
     found = {pair.image: pair.mask for pair in all_pairs(source)}

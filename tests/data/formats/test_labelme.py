@@ -40,11 +40,17 @@ def png(mask: np.ndarray) -> str:
 
 def test_every_area_is_painted_in_the_files_order(root):
     square = [[2, 2], [20, 2], [20, 15], [2, 15]]
-    write(root, [
-        shape("leaf", square), shape("spot", [[12, 10], [5, 5]], "rectangle"),
-        shape("leaf", [[8, 7], [10, 9]], None), shape("tip", [[3, 3]], "point"),
-        shape("vein", [[1, 1], [2, 2]], "line"), shape("vein", [[1, 1], [2, 2]], "linestrip"),
-    ])  # fmt: skip
+    write(
+        root,
+        [
+            shape("leaf", square),
+            shape("spot", [[12, 10], [5, 5]], "rectangle"),
+            shape("leaf", [[8, 7], [10, 9]], None),
+            shape("tip", [[3, 3]], "point"),
+            shape("vein", [[1, 1], [2, 2]], "line"),
+            shape("vein", [[1, 1], [2, 2]], "linestrip"),
+        ],
+    )
     expected = filled(SIZE, (1, 2, 2, 20, 15), (2, 5, 5, 12, 10))
     assert np.array_equal(labels(root), expected)
     assert open_all(root).reader.classes.names == ("background", "leaf", "spot")
@@ -102,10 +108,16 @@ def test_version_3_names_no_size_and_no_kind(root):
     write(root, [])
     write_photo(root / "c.png", SIZE)  # nobody annotated it
     assert "1 photograph without an annotation file" in open_all(root).reader.describe()
-    write_json(root / "a.json", {
-        "flags": {}, "lineColor": [0, 255, 0, 128], "imagePath": "a.png", "imageData": None,
-        "shapes": [{"label": "leaf", "points": [[2, 2], [9, 2], [9, 9], [2, 9]]}],
-    })  # fmt: skip
+    write_json(
+        root / "a.json",
+        {
+            "flags": {},
+            "lineColor": [0, 255, 0, 128],
+            "imagePath": "a.png",
+            "imageData": None,
+            "shapes": [{"label": "leaf", "points": [[2, 2], [9, 2], [9, 9], [2, 9]]}],
+        },
+    )
     assert np.array_equal(labels(root), filled(SIZE, (1, 2, 2, 9, 9)))
 
 

@@ -41,9 +41,15 @@ def write(root, *tasks):
 
 @pytest.mark.parametrize(
     "name",
-    ["/data/upload/8/1a2b3c4d-a.jpg", "/data/local-files/?d=images%2Fa.jpg", "a.jpg",
-     "images\\a.jpg", "http://localhost:8080/data/upload/8/1a2b3c4d-a.jpg", "s3://bucket/a.jpg"],
-)  # fmt: skip
+    [
+        "/data/upload/8/1a2b3c4d-a.jpg",
+        "/data/local-files/?d=images%2Fa.jpg",
+        "a.jpg",
+        "images\\a.jpg",
+        "http://localhost:8080/data/upload/8/1a2b3c4d-a.jpg",
+        "s3://bucket/a.jpg",
+    ],
+)
 def test_photographs_are_found_by_the_names_that_it_gives_them(root, name):
     write(root, task([polygon(2, 2, 20, 10)], name))
     assert np.array_equal(labels(root), filled(SIZE, (1, 2, 2, 20, 10)))
@@ -78,10 +84,13 @@ def test_the_newest_finished_annotation_counts_and_no_prediction(root):
         return {"result": [polygon(2, 2, right, 10)], "updated_at": when} | more
 
     first = task([]) | {
-        "annotations": [annotation(20, "2024-02-01"), annotation(10, "2024-01-01"),
-                        annotation(30, "2024-03-01", was_cancelled=True)],
+        "annotations": [
+            annotation(20, "2024-02-01"),
+            annotation(10, "2024-01-01"),
+            annotation(30, "2024-03-01", was_cancelled=True),
+        ],
         "predictions": [annotation(35, "2024-04-01")],
-    }  # fmt: skip
+    }
     source = open_all(write(root, first))
     assert "1 task with several annotations (the newest is taken)" in source.reader.describe()
     assert np.array_equal(labels(root), filled(SIZE, (1, 2, 2, 20, 10)))

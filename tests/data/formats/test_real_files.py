@@ -31,14 +31,23 @@ SHAPES = "background rectangle triangle circle ellipse line crack bird strawberr
         ("masks_hololee", [4], "background disease"),
         ("yoloseg_3ggie-AB_mixed", [9, 1], "background Bok-Choy-Diseased"),
         ("yoloseg_FubinZhang", [8, 3], "background leaf"),
-        (f"{EDGE}yolo_dataset/yolov8_segmentation", [1], "background " + " ".join(
-            f"label_{number}" for number in range(10))),
-        (f"{EDGE}common_semantic_segmentation_dataset/dataset", [2],
-         "Void Animal Archway Bicyclist Child Road"),
-        (f"{EDGE}common_semantic_segmentation_dataset/non_standard_dataset", [2],
-         "Void Animal Archway Bicyclist Child Road Pedestrian SignSymbol"),
+        (
+            f"{EDGE}yolo_dataset/yolov8_segmentation",
+            [1],
+            "background " + " ".join(f"label_{number}" for number in range(10)),
+        ),
+        (
+            f"{EDGE}common_semantic_segmentation_dataset/dataset",
+            [2],
+            "Void Animal Archway Bicyclist Child Road",
+        ),
+        (
+            f"{EDGE}common_semantic_segmentation_dataset/non_standard_dataset",
+            [2],
+            "Void Animal Archway Bicyclist Child Road Pedestrian SignSymbol",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_people_exported_is_read(name, counts, names):
     source = survey_source(REAL / name)
     assert " ".join(source.reader.classes.names) == names

@@ -144,12 +144,16 @@ def test_a_size_that_would_fill_the_memory_is_refused(root):
 @pytest.mark.parametrize(
     "change",
     [
-        {"categories": []}, {"categories": [{"id": 1}]}, {"categories": ["leaf"]},
-        {"annotations": ["x"]}, {"images": ["x", "y"]}, {"images": []},
+        {"categories": []},
+        {"categories": [{"id": 1}]},
+        {"categories": ["leaf"]},
+        {"annotations": ["x"]},
+        {"images": ["x", "y"]},
+        {"images": []},
         {"images": [{"id": 1, "file_name": "a.jpg", "height": "x", "width": 30}]},
         {"images": [{"id": 1, "file_name": "a.jpg", "height": 1e9, "width": 1e9}]},
     ],
-)  # fmt: skip
+)
 def test_lists_of_something_else_end_in_a_sentence(root, change):
     write_json(root / "all.json", coco(SQUARE, images=("a.jpg", "b.jpg")) | change)
     refused(root)
@@ -179,13 +183,20 @@ def places(content, here=()) -> list[tuple]:
 
 
 LABELME = {
-    "version": "5.0", "imagePath": "a.jpg", "imageData": None, "imageHeight": 20, "imageWidth": 30,
+    "version": "5.0",
+    "imagePath": "a.jpg",
+    "imageData": None,
+    "imageHeight": 20,
+    "imageWidth": 30,
     "shapes": [{"label": "leaf", "points": [[1, 1], [9, 9]], "shape_type": "rectangle"}],
-}  # fmt: skip
+}
 REGION = {
-    "id": "x", "original_width": 30, "original_height": 20, "image_rotation": 0,
+    "id": "x",
+    "original_width": 30,
+    "original_height": 20,
+    "image_rotation": 0,
     "value": {"x": 1, "y": 1, "width": 9, "height": 9, "rotation": 0, "rectanglelabels": ["leaf"]},
-}  # fmt: skip
+}
 TASKS = [
     {"id": 1, "data": {"image": "a.jpg"}, "annotations": [{"result": [REGION]}]},
     {"id": 2, "data": {"image": "b.jpg"}, "annotations": [{"result": []}]},
