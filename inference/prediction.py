@@ -1,6 +1,6 @@
 """What a model says of one picture: its mask, and what its probabilities add up to."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,16 +22,19 @@ class SoftCounts:
         area: the sum of p_k.
         own: the sum of p_k where k is predicted.
         doubt: the sum of p_k (1 - p_k).
+        dice: of an ensemble, the Dice of its models' masks, see `MeanBands`.
     """
 
     pixels: np.ndarray
     area: np.ndarray
     own: np.ndarray
     doubt: np.ndarray
+    dice: np.ndarray | None = None
 
     def confidence(self) -> float:
-        """The Dice that the probabilities lead one to expect of the mask, mean of the classes.
+        """The Dice to expect of the mask, mean of the classes: how far an ensemble's models agree.
 
+        Of one model it is what its probabilities say:
         2 sum(p y) / sum(p + y) with the mask y (soft Dice confidence, Borges et al. 2024), both
         parts of it increased by a hundredth of the picture: it is 1 and not 0/0 for a class that is
         neither seen nor suspected, and near 1 where a few pixels are suspected.
@@ -39,6 +42,8 @@ class SoftCounts:
         Returns:
             a value in [0, 1].
         """
+        if self.dice is not None:
+            return float(self.dice.mean())
         extra = SMOOTHING * self.pixels.sum()
         return float(((2 * self.own + extra) / (self.pixels + self.area + extra)).mean())
 
@@ -58,6 +63,47 @@ class Prediction:
     sums: SoftCounts
     probabilities: np.ndarray | None
     points: np.ndarray | None
+
+
+class MeanBands(Iterator[tuple[int, Tensor]]):
+    """The mean of what several models say, as scores, band by band; each may cut its own bands.
+
+    When the last band is out, `dice` says how far their masks agree: (K,) in [0, 1], the Dice of
+    two of them, all pairs taken together, 1 for a class that nobody sees. Their disagreement tells
+    of errors that each model by itself is sure of (Roy et al. 2019, NeuroImage 195: 11).
+
+    Args:
+        parts: of each model, the bands of one picture.
+    """
+
+    def __init__(self, parts: Sequence[Iterator[tuple[int, Tensor]]]):
+        self._parts, self._held, self._top = parts, [None] * len(parts), 0
+        self._shared, self._areas = 0, 0
+
+    def __next__(self) -> tuple[int, Tensor]:
+        for index, part in enumerate(self._parts):
+            if self._held[index] is None:  # all end at the picture's last row
+                self._held[index] = next(part)[1].softmax(0)
+        rows = min(probs.shape[1] for probs in self._held)
+        parts = [probs[:, :rows] for probs in self._held]
+        self._held = [p[:, rows:] if p.shape[1] > rows else None for p in self._held]
+        self._compare([_classes(part).flatten() for part in parts], len(parts[0]))
+        top, self._top = self._top, self._top + rows
+        return top, (sum(parts) / len(parts)).clamp(min=1e-9).log()
+
+    def _compare(self, masks: list[Tensor], count: int) -> None:
+        """Add what a band's masks (N,) have in common, and their areas."""
+        for index, mask in enumerate(masks):
+            self._areas += torch.bincount(mask, minlength=count).cpu()
+            for other in masks[:index]:
+                common = torch.where(mask == other, mask, count)
+                self._shared += torch.bincount(common, minlength=count + 1)[:count].cpu()
+
+    @property
+    def dice(self) -> np.ndarray:
+        """See above."""
+        of_pairs = (len(self._parts) - 1) * self._areas
+        return torch.where(of_pairs > 0, 2 * self._shared / of_pairs, 1.0).numpy()
 
 
 def collect_mask(bands: Iterator[tuple[int, Tensor]], size: Size) -> np.ndarray:
@@ -109,7 +155,8 @@ def collect(
         if inside.any():
             places = torch.from_numpy(ys[inside] - top), torch.from_numpy(xs[inside])
             picked[inside] = logs[:, *places].T.cpu().numpy()
-    counts = SoftCounts(*sums.numpy())
+    dice = bands.dice if isinstance(bands, MeanBands) else None
+    counts = SoftCounts(*sums.numpy(), dice)
     return Prediction(mask, counts, probabilities, None if points is None else picked)
 
 

@@ -24,7 +24,7 @@ from data.crops import view_size
 from data.images import Normalisation, fit_within, resize_image, resize_mask
 from data.splits import FOLDS_FILE, Division
 from inference import onnx_model
-from inference.prediction import Prediction, collect, collect_mask
+from inference.prediction import MeanBands, Prediction, collect, collect_mask
 from models.deploy import fix_positions, fold_batchnorm
 from segmentation_model import load_model
 from training.run_folder import BEST, fold_folder
@@ -400,7 +400,7 @@ class Ensemble(Predictor):
 
     def tiled_bands(self, image: np.ndarray) -> Iterator[tuple[int, Tensor]]:
         """The logarithm of the mean probabilities of all members' tiles, band by band."""
-        return _mean_bands([member.tiled_bands(image) for member in self.members])
+        return MeanBands([member.tiled_bands(image) for member in self.members])
 
     def _bands_of(
         self, images: list[np.ndarray], sizes: list[Size]
@@ -412,24 +412,7 @@ class Ensemble(Predictor):
         ]
         all_parts = zip(*(m._bands_of(images, sizes) for m in self.members), strict=True)
         for parts, size in zip(all_parts, sizes, strict=True):
-            yield _mean_bands([bands for bands, _ in parts]), size
-
-
-def _mean_bands(parts: Sequence[Iterator[tuple[int, Tensor]]]) -> Iterator[tuple[int, Tensor]]:
-    """The mean of what several models say, as scores, band by band; each may cut its own bands."""
-    top, held = 0, [None] * len(parts)
-    while True:
-        for index, part in enumerate(parts):
-            if held[index] is None:
-                band = next(part, None)
-                if band is None:  # all end at the picture's last row
-                    return
-                held[index] = band[1].softmax(0)
-        rows = min(probs.shape[1] for probs in held)
-        mean = sum(probs[:, :rows] for probs in held) / len(held)
-        yield top, mean.clamp(min=1e-9).log()
-        top += rows
-        held = [probs[:, rows:] if probs.shape[1] > rows else None for probs in held]
+            yield MeanBands([bands for bands, _ in parts]), size
 
 
 def model_files(models: Path | Sequence[Path]) -> list[Path]:

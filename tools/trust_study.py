@@ -7,6 +7,7 @@ The pictures of the split must be new to the model. Everything is drawn again fr
 """
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -68,6 +69,7 @@ def look(predictor: Predictor, pair, reader, table: SeverityTable) -> dict:
         "doubt": doubt(said.sums, table)[-1],
         "risk": 1 - mean([1.0 if value != value else value for value in matrix.dice()[1:]]),
         "confidence": said.sums.confidence(),
+        "expected soft Dice": replace(said.sums, dice=None).confidence(),
         "mean maximal probability": probs.max(0).mean(),
         "mean entropy, negative": (probs * np.log(probs + 1e-9)).sum(0).mean(),
         "features": predictor.members[0].features([image])[0],
@@ -113,7 +115,12 @@ def tell_confidence(rows: list[dict]) -> None:
         return float(np.cumsum(risks[order]).mean() / len(risks))
 
     print(f"risk-coverage area: at random {risks.mean() / 2:.4f}, at best {area(-risks):.4f}")
-    for name in ("confidence", "mean maximal probability", "mean entropy, negative"):
+    for name in (
+        "confidence",
+        "expected soft Dice",
+        "mean maximal probability",
+        "mean entropy, negative",
+    ):
         print(f"  {name} {area(np.array([row[name] for row in rows])):.4f}")
 
 

@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -149,3 +150,27 @@ def test_licences_of_all_members_are_kept():
     second.config = replace(second.config, weights_licence="not for commercial use")
     licence = Ensemble([first, second, first]).config.weights_licence
     assert licence == "Apache-2.0, not for commercial use"
+
+
+@pytest.mark.parametrize("options", [{}, {"tile": 64}])
+def test_an_ensembles_confidence_is_how_far_its_models_masks_agree(options):
+    three = [*members(**options), members(**options)[0]]
+    three[2].model.factor = 0.4
+    for number, said in enumerate(Ensemble(three).read(IMAGES)):
+        masks = [list(member.masks(IMAGES))[number] for member in three]
+        of_classes = []
+        for index in (0, 1):
+            pairs = [(a == index, b == index) for a, b in combinations(masks, 2)]
+            shared = sum((a & b).sum() for a, b in pairs)
+            of_classes.append(2 * shared / sum(a.sum() + b.sum() for a, b in pairs))
+        assert said.sums.dice == pytest.approx(of_classes, abs=2e-3)  # a score may be a tie
+        assert said.sums.confidence() == pytest.approx(np.mean(of_classes), abs=2e-3)
+        assert 0.2 < said.sums.confidence() < 0.98
+
+
+def test_models_that_agree_are_sure_and_a_class_that_none_sees_is_no_doubt():
+    same = members()[:1] * 2
+    for model in same:
+        model.model.factor = 0.0  # it sees the ground alone
+    (said,) = Ensemble(same).read(IMAGES[:1])
+    assert said.sums.dice.tolist() == [1, 1]
