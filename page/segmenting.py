@@ -4,6 +4,7 @@ This room brings PyTorch. It is imported by the thread that computes, after the 
 """
 
 import json
+import shutil
 from pathlib import Path
 from threading import Event
 
@@ -52,8 +53,6 @@ class Segmenter:
             UserError: the model cannot be used, or no photograph could be read.
         """
         predictor = self._load(model)
-        collection.classes, collection.model = predictor.classes, name
-        collection.save()
         named = {entry.name: entry.path for entry in list(collection.photographs.values())}
         job.total = len(named)
         folder = ResultFolder(collection.results, WRITTEN, predictor.classes)
@@ -61,6 +60,10 @@ class Segmenter:
         judge = make_judge([model], predictor, COVERAGE, say=lambda text: _remark(job, text))
         settings = {"model": digests_of([model]), "save": sorted(WRITTEN)}
         with lock_folder(collection.results):
+            if collection.classes not in (None, predictor.classes):
+                _remove_results(collection)  # in whose masks the numbers mean other classes
+            collection.classes, collection.model = predictor.classes, name
+            collection.save()
             journal = Journal(folder.path, folder.columns)
             done = _begin(journal, settings, named, folder)
             job.done = len(done)
@@ -117,6 +120,15 @@ def order_to_look_at(collection: Collection) -> list[str]:
         for name, row in collection.figures().items()
     }  # fmt: skip
     return sorted(doubts, key=doubts.__getitem__, reverse=True)
+
+
+def _remove_results(collection: Collection) -> None:
+    (collection.home / LOOK_FIRST).unlink(missing_ok=True)
+    for path in collection.results.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != ".lock":  # which is held
+            path.unlink()
 
 
 def _remark(job: Job, text: str) -> None:

@@ -17,6 +17,7 @@ from tiny_video import write_video
 
 import app
 from common.errors import UserError
+from config import ClassTable
 from data.images import write_image
 from page import workspace
 from page.jobs import WAITING, Job, Worker
@@ -103,6 +104,32 @@ def test_a_stopped_segmentation_keeps_what_is_done_and_goes_on(desk, client, tmp
     assert [row["segmented"] for row in rows] == [True, True, True]
     first = sorted(masks)[:2]
     assert {path: path.stat().st_mtime_ns for path in first} == {p: masks[p] for p in first}
+
+
+def test_masks_of_another_models_classes_are_not_shown_as_those_of_the_new(
+    desk, client, tmp_path, monkeypatch
+):
+    model = save_tiny(desk.trainings.folder / "one" / "best_model_iou.pth")
+    write_image(tmp_path / "in" / "a.png", photo())
+    made = client.post("/api/collections", json={"folder": str(tmp_path / "in")}).json()["id"]
+    base = f"/api/collections/{made}"
+    assert ended(client, client.post(f"{base}/segment", json={}).json())["state"] == "done"
+    address = f"{base}/photographs/{client.get(base).json()['photographs'][0]['id']}"
+    shown = []
+
+    def none(*_):
+        shown.append(client.get(f"{address}/mask").headers["x-origin"])
+        yield from ()
+
+    monkeypatch.setattr("page.segmenting.segment_pictures", none)
+    again = ended(client, client.post(f"{base}/segment", json={}).json())
+    assert (again["state"], shown) == ("done", ["prediction"])
+    colors = ((0, 0, 0), (9, 9, 9))
+    save_tiny(model, classes=ClassTable(("ground", "leaf"), colors, colors))
+    ended(client, client.post(f"{base}/segment", json={}).json())
+    assert shown == ["prediction", "nothing"]
+    assert desk.collection(made).classes.names == ("ground", "leaf")
+    assert not any(row["segmented"] for row in client.get(base).json()["photographs"])
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems take no such names")
