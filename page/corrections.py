@@ -25,6 +25,7 @@ from data.masks import MaskReader
 from data.pairs import SPLITS, Pair
 from data.source import Source
 
+OWN = re.compile(r"-[0-9a-f]{16}$")  # ends a copy's stem: the digest of what it holds
 EVERY = 5  # of pictures that belong to no split the second, and then each fifth, validates
 
 
@@ -119,12 +120,13 @@ class Corrections:
         raise UserError(what)
 
     def tidy(self) -> None:
-        """Remove what a killed server left: halves, and copies of photographs without masks."""
+        """Remove what a killed server left: halves, and own copies of photographs without masks."""
         for half in self.root.glob("*/*_*/.tmp-*"):
             half.unlink()
         for copy in self.root.glob("*/*_images/*"):
             masks = copy.parent.with_name(copy.parent.name.replace("_images", "_masks"))
-            if not (masks / f"{copy.stem}.png").is_file():
+            own = OWN.search(copy.stem) and copy.is_file()
+            if own and not (masks / f"{copy.stem}.png").is_file():
                 copy.unlink()
 
     def count(self, classes: ClassTable) -> dict[str, int]:
@@ -159,16 +161,17 @@ def training_folder(root: Path | None, corrections: Path | None, target: Path) -
             f"The corrections have the classes {', '.join(painted.reader.classes.names)}, the "
             f"data {', '.join(own.reader.classes.names)}; train on one of them alone."
         )
-    write_text(target / "labelmap.txt", format_class_table((own or painted).reader.classes))
+    classes = (own or painted).reader.classes  # of equal names, but colours may differ
+    write_text(target / "labelmap.txt", format_class_table(classes))
     known = {path: split for split, path in _same(own, painted)} if own else {}
     taken = set()
     for split, pair in _pairs(painted):
         twin = known.get(pair.image)
-        _add(painted, pair, twin[0] if twin else split, pair.stem, target)
+        _add(painted, pair, twin[0] if twin else split, pair.stem, target, classes)
         taken.add(twin and twin[1])
     for split, pair in _pairs(own) if own else ():
         if pair.image not in taken:
-            _add(own, pair, split, f"{pair.stem}-{_short(pair.image)}", target)
+            _add(own, pair, split, f"{pair.stem}-{_short(pair.image)}", target, classes)
     for split in ("train", "valid"):
         if not any(target.glob(f"{split}_masks/*")):
             raise UserError(
@@ -209,10 +212,12 @@ def _same(own: Source, painted: Source) -> Iterator[tuple[tuple[str, Path], Path
                 break
 
 
-def _add(source: Source, pair: Pair, split: str, name: str, target: Path) -> None:
+def _add(
+    source: Source, pair: Pair, split: str, name: str, target: Path, classes: ClassTable
+) -> None:
     labels = source.reader.read(pair)
     _copy(pair.image, target / f"{split}_images" / f"{name}{pair.image.suffix.lower()}", link=True)
-    write_mask(target / f"{split}_masks" / f"{name}.png", labels, source.reader.classes.colors)
+    write_mask(target / f"{split}_masks" / f"{name}.png", labels, classes.colors)
 
 
 def _copy(source: Path, target: Path, link: bool = False) -> None:

@@ -147,7 +147,10 @@ class Desk:
 
     def table_id(self, collection: Collection) -> str:
         """By what the browser sees whether it still shows the classes that a mask has now."""
-        return self.corrections.folder(self.adopt_classes(collection)).name.rpartition("-")[2]
+        return self._table_id(self.adopt_classes(collection))
+
+    def _table_id(self, classes: ClassTable) -> str:
+        return self.corrections.folder(classes).name.rpartition("-")[2]
 
     def thumbnail(self, collection: Collection, entry: Photograph) -> bytes:
         """A small JPEG of a photograph, tinted with its mask where there is one."""
@@ -181,7 +184,12 @@ class Desk:
         Returns:
             the mask, and where it is from: "correction", "prediction", "data" or "nothing".
         """
-        size, classes = image_size(entry.path), self.adopt_classes(collection)
+        return self._mask(collection, entry, self.adopt_classes(collection))
+
+    def _mask(
+        self, collection: Collection, entry: Photograph, classes: ClassTable
+    ) -> tuple[np.ndarray, str]:
+        size = image_size(entry.path)
         predicted = result_path(collection.results, entry.name, MASK_ENDING)
         painted = self.corrections.find(entry.path, classes)
         if painted is not None:
@@ -211,15 +219,16 @@ class Desk:
             OtherClassesError: a model of other classes has segmented the photographs since.
         """
         with self._saving:
-            if table not in ("", self.table_id(collection)):
+            # Once: a segmentation may change them at any moment.
+            classes = self.adopt_classes(collection)
+            if table not in ("", self._table_id(classes)):
                 what = "These photographs have other classes now; reload the page."
                 raise OtherClassesError(what)
-            now = fingerprint(self.mask(collection, entry)[0])
+            now = fingerprint(self._mask(collection, entry, classes)[0])
             if seen not in (now, "*") and now != fingerprint(mask):
                 raise ConflictError(
                     "This picture was saved in another window meanwhile; load it again."
                 )
-            classes = self.adopt_classes(collection)
             self.corrections.save(entry.path, mask, classes, self._split_of(entry))
         return fingerprint(mask)
 

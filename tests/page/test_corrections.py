@@ -3,6 +3,7 @@
 import gzip
 import io
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from data.images import write_image
 from data.source import open_source
 from models.checkpoint import parse_description, read_checkpoint
 from page.corrections import Corrections, read_labels, training_folder
+from page.pictures import fingerprint
 from training.flags import parse_args
 
 TABLE = ClassTable(("background", "leaf", "symptom"), *[tuple(map(tuple, COLORS.tolist()))] * 2)
@@ -269,6 +271,36 @@ def test_a_training_takes_the_corrections_of_its_classes_or_those_painted_last(t
         corrections.fitting(ClassTable(("background", "spot"), two.colors, two.colors))
 
 
+def test_corrections_in_other_colours_keep_their_classes_in_a_training(tmp_path):
+    root = make_data(tmp_path / "set", [blobs((0, 1, 2))] * 2, COFFEE)
+    swapped = TABLE.colors[0], TABLE.colors[2], TABLE.colors[1]
+    corrections, table = (
+        Corrections(tmp_path / "corrections"),
+        ClassTable(TABLE.names, *[swapped] * 2),
+    )
+    write_image(tmp_path / "new.png", photo(77))
+    corrections.save(tmp_path / "new.png", blobs((0, 1, 2)), table, "train")
+    painted = corrections.fitting(open_source(root).reader.classes)
+    merged = open_source(training_folder(root, painted, tmp_path / "training"))
+    assert len(merged.pairs["train"]) == 3
+    for pair in merged.pairs["train"]:
+        np.testing.assert_array_equal(merged.reader.read(pair), blobs((0, 1, 2)))
+
+
+def test_a_mask_is_kept_with_the_classes_it_was_checked_with(desk, client, monkeypatch):
+    address = add(client, jpeg(photo()))
+    [collection] = desk.space.collections.values()
+    before = collection.classes
+
+    def changing(mask):  # as a model that segments meanwhile does
+        collection.classes = ClassTable.default()
+        return fingerprint(mask)
+
+    monkeypatch.setattr("page.desk.fingerprint", changing)
+    assert store(client, address, blobs((0, 2))).status_code == 204
+    assert [path.parents[1] for path in painted(desk)] == [desk.corrections.folder(before)]
+
+
 def test_corrections_of_other_classes_are_not_mixed_into_a_data_set(tmp_path):
     root = make_data(tmp_path / "set", [blobs()] * 2)
     corrections = Corrections(tmp_path / "corrections")
@@ -284,7 +316,14 @@ def test_a_killed_server_leaves_no_photograph_without_mask(tmp_path):
     mask = corrections.save(tmp_path / "a.png", blobs(), TABLE, "train")
     mask.unlink()
     assert corrections.find(tmp_path / "a.png", TABLE) is None
+    own = [mask.parents[1] / "train_images" / name for name in ("mine.jpg", "more/b.jpg")]
+    for path in own:
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
     corrections.tidy()
+    assert all(path.is_file() for path in own)  # what a person has put there stays
+    shutil.rmtree(own[1].parent)
+    own[0].unlink()
     assert not list(tmp_path.glob("corrections/*/*_images/*"))
     assert corrections.save(tmp_path / "a.png", blobs(), TABLE, "train") == mask
 
