@@ -345,7 +345,7 @@ def _generator(seed: int) -> torch.Generator:
 
 
 def _start_worker(_: int) -> None:
-    """A worker is one of several: it keeps to one thread, and leaves signals to the main process.
+    """A worker is one of several: it keeps to one thread, and leaves Ctrl-C to the main process.
 
     Schedulers send SIGTERM to all processes at once. A worker that it killed would look like a
     fault to the main process, which is about to end the run in good order, so it leaves with 0.

@@ -138,6 +138,7 @@ def main() -> int:
         )
     of_all = [(None, predictor, pairs)]
     parts = list(each_fold(predictor, folds, pairs, source.root)) if folds else of_all
+    groups = groups_of(parts, args.groups, folds, source.root)
     if distributed.is_main():
         print(reader.describe(), source.facts.describe(), sep="\n")
         if table and not folds:
@@ -148,7 +149,8 @@ def main() -> int:
         started = time.time()
         records, confusion, pictures = measure(parts, reader)
         seconds = time.time() - started
-        add_groups(records, parts, args.groups, folds, source.root)
+        for record, group in zip(records, groups, strict=bool(groups)):
+            record["group"] = group
         suspects = find_suspects(parts, reader) if args.find_label_errors else None
         if distributed.is_main():
             facts = facts_of(args, predictor, options | {"split": split}, seconds)
@@ -261,27 +263,21 @@ def measure(
     return records, confusion, example_pictures(predictors, pairs, reader, records)
 
 
-def add_groups(
-    records: list[dict],
+def groups_of(
     parts: list[tuple[int | None, Predictor, list[Pair]]],
     groups: str | None,
     folds: Path | None,
     root: Path,
-) -> None:
-    """Note the `group` of each record, where something says what belongs together.
+) -> list[str]:
+    """The group of each record to come; none where nothing says what belongs together.
 
     Args:
         groups: as `data.splits.group_pairs` takes it, or None for those of `folds`, a folds.csv.
     """
     pairs = [pair for _, _, own in parts for pair in own]
     if groups:
-        named, _ = group_pairs(pairs, root, groups)
-    elif folds:
-        named = Division.read(folds, "fold").group_of(pairs, root)
-    else:
-        return
-    for record, group in zip(records, named, strict=True):
-        record["group"] = group
+        return group_pairs(pairs, root, groups)[0]
+    return Division.read(folds, "fold").group_of(pairs, root) if folds else []
 
 
 def report_suspects(

@@ -25,7 +25,7 @@ from data.facts import Photo
 from data.masks import MaskReader, is_turned
 from data.pairs import Matching, Pair, explain_ambiguous
 from data.source import Source, survey_source
-from data.splits import usual_split
+from data.splits import everything_of, usual_split
 
 # What spoils a training, or what is learnt from it; words as `common.text.agreed` takes them.
 PROBLEMS = {
@@ -150,13 +150,17 @@ def survey(root: Path, *, choices: DataChoices | None = None, cache: bool = True
     source = survey_source(root, choices=choices, cache=cache)
     if not source.divided:
         return source
-    good = {s: [p for p in own if not problem_of(p, source)] for s, own in source.pairs.items()}
+    everything, good, bad = everything_of(source.pairs), [], []
+    for pair in everything:
+        (bad if problem_of(pair, source) else good).append(pair)
     try:
-        split, remark = usual_split(good, source.root, source.reader)
+        usable = {"train": good, "valid": []}
+        split, remark = usual_split(usable, source.root, source.reader)
     except UserError as error:
-        return replace(source, undivided=str(error))
-    bad = [pair for own in source.pairs.values() for pair in own if problem_of(pair, source)]
+        whole = source.pairs | {"train": everything, "valid": []}
+        return replace(source, pairs=whole, undivided=str(error))
     split["train"] = sorted(split["train"] + bad, key=lambda pair: pair.image)
+    split = source.pairs | split
     told = f"shown is what it does without a flag. {remark}"
     reader, unmerged = (
         replace(reader, remarks=(*reader.remarks, told.removesuffix(".")))
@@ -304,10 +308,11 @@ def check_data_set(
         print_classes(remapped(records, reader.classes, merged), merged)
     problems = print_findings("Problems", PROBLEMS, findings)
     print_findings("To know", NOTES, findings)
-    offenders = [finding.path for finding in findings if finding.kind in PROBLEMS]
+    # What is wrong with the data set as a whole is no file to be put right or left out.
+    offenders = [f.path for f in findings if f.kind in PROBLEMS and f.path != source.root]
     where = counted(len(set(offenders)), "file|files")
     many = counted(problems, "problem|problems")
-    print(f"{many} in {where}." if problems else "No problems.")
+    print((f"{many} in {where}." if offenders else f"{many}.") if problems else "No problems.")
     if fix_list is not None:
         names = dict.fromkeys(_below(path, source.root) for path in offenders)
         write_text(fix_list, "".join(f"{name}\n" for name in names))

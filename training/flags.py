@@ -226,7 +226,7 @@ def parse_args(argv: list[str], doc: str = "") -> tuple[argparse.Namespace, dict
     path = resumed_checkpoint(args)
     if path is None:
         args.head = args.head or ("pyramid" if is_timm(args.model) else "article")
-        return check(args), None
+        return settle(args), None
     if not path.is_file():
         raise UserError(
             f"{path} is not there, so there is no run to resume; start it without --resume."
@@ -241,11 +241,11 @@ def parse_args(argv: list[str], doc: str = "") -> tuple[argparse.Namespace, dict
     resume = args.resume
     args = make_parser(doc).parse_args([*as_flags(content.get("train_args")), *argv])
     args.resume = resume
-    return check(args), content
+    return settle(args), content
 
 
-def check(args: argparse.Namespace) -> argparse.Namespace:
-    """Settle how many folds there are.
+def settle(args: argparse.Namespace) -> argparse.Namespace:
+    """Settle how many folds there are, and refuse flags that have no meaning together.
 
     Raises:
         UserError: flags contradict each other, or the folder.

@@ -143,7 +143,7 @@ def describe_calibration(calibration: Calibration, path: Path) -> str:
     text = f"Calibrated on {counted(count, 'picture|pictures')}, kept in {path}; temperature "
     text += f"{calibration.temperature:.2f}."
     if not calibration.errors:
-        text = f"The probabilities are calibrated, kept in {path}; temperature "
+        text = f"The calibration of the probabilities is kept in {path}; temperature "
         text += f"{calibration.temperature:.2f}. No class is a symptom: there is no severity."
     elif count < least:
         text += f" An interval at 90 % needs {least} pictures: severities have none yet."

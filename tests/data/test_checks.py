@@ -130,8 +130,23 @@ def test_photographs_that_all_look_alike_are_a_problem_where_some_must_be_set_as
     root = drawn_set(tmp_path, [{"segmentation": [square(1, 1, 9, 9)]}])
     for number in range(1, 8):
         (root / f"{number}.jpg").write_bytes((root / "0.jpg").read_bytes())
-    assert check_data_set(root) > 0
-    assert "All 8 photographs are one group" in capsys.readouterr().out
+    listed = tmp_path / "fix.txt"
+    assert check_data_set(root, listed) > 0
+    said = capsys.readouterr().out
+    assert "All 8 photographs are one group" in said
+    assert "another split" not in said  # there is none
+    assert "." not in listed.read_text().splitlines()  # nobody deletes the whole by that list
+
+
+def test_a_test_picture_that_cannot_be_used_stays_one(tmp_path):
+    for number, split in enumerate(["train"] * 5 + ["test"] * 3):
+        write_image(tmp_path / split / f"images/{number}.png", photo(number, (40, 60)))
+        (tmp_path / split / "masks").mkdir(exist_ok=True)
+        size = (60, 40) if number == 5 else (40, 60)  # of another shape than its photograph
+        Image.fromarray(blobs((0, 1), size)).save(tmp_path / split / f"masks/{number}.png")
+    pairs = survey(tmp_path).pairs
+    assert [pair.image.name for pair in pairs["test"]] == ["5.png", "6.png", "7.png"]
+    assert (len(pairs["train"]), len(pairs["valid"])) == (4, 1)
 
 
 def test_what_is_found_in_shapes_names_files_that_a_person_can_open(tmp_path, capsys):

@@ -42,7 +42,7 @@ def assert_filled(backbone, whole):
 
 def test_pips_file_is_named_as_timm_names_it_each_tensor_once():
     path = PIP_FILES["tf_efficientnet_lite0"].path()
-    renamed = timm_names(read_tensors(path), path)
+    renamed = timm_names(read_tensors(path), path, "tf_efficientnet_lite0")
     timm.create_model("tf_efficientnet_lite0").load_state_dict(renamed, strict=True)
 
 
@@ -50,7 +50,7 @@ def test_pips_weights_know_what_a_photograph_shows():
     """Right names in a wrong order would load as well, and see nothing."""
     path = PIP_FILES["tf_efficientnet_lite0"].path()
     model = timm.create_model("tf_efficientnet_lite0").eval()
-    model.load_state_dict(timm_names(read_tensors(path), path))
+    model.load_state_dict(timm_names(read_tensors(path), path, "tf_efficientnet_lite0"))
     portrait = read_image(Path(matplotlib.get_data_path()) / "sample_data/grace_hopper.jpg")
     images = torch.from_numpy(resize_image(portrait, (224, 224)).astype(np.float32) / 255)
     with torch.no_grad():
@@ -62,7 +62,7 @@ def test_pips_weights_know_what_a_photograph_shows():
 def test_pips_weights_are_the_default_where_they_are_and_fill_the_backbone():
     start = pretrained.load_weights(model := build_model(LITE0, "pyramid", 2), LITE0, None)
     path = PIP_FILES["tf_efficientnet_lite0"].path()
-    expected = timm_names(read_tensors(path), path)
+    expected = timm_names(read_tensors(path), path, "tf_efficientnet_lite0")
     own = model.backbone.net.state_dict()
     assert all(torch.equal(expected[name], tensor) for name, tensor in own.items())
     assert f"{len(own)} of {len(own)} tensors of {LITE0} loaded from the package" in start.line
