@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from common.errors import UserError
 from data.images import read_image, resize_image
 from models import pretrained, timm_weights
+from models.digests import sha256
 from models.licences import NVIDIA, sentence
 from models.timm_backbone import TimmBackbone
 from models.timm_weights import PIP_FILES, load_timm_weights, read_tensors, timm_names
@@ -40,23 +41,19 @@ def assert_filled(backbone, whole):
     assert len(own) > 10
 
 
-def test_pips_file_is_named_as_timm_names_it_each_tensor_once():
-    path = PIP_FILES["tf_efficientnet_lite0"].path()
-    renamed = timm_names(read_tensors(path), path, "tf_efficientnet_lite0")
-    timm.create_model("tf_efficientnet_lite0").load_state_dict(renamed, strict=True)
-
-
-def test_pips_weights_know_what_a_photograph_shows():
+@pytest.mark.parametrize("name", PIP_FILES)
+def test_pips_weights_know_what_a_photograph_shows(name):
     """Right names in a wrong order would load as well, and see nothing."""
-    path = PIP_FILES["tf_efficientnet_lite0"].path()
-    model = timm.create_model("tf_efficientnet_lite0").eval()
-    model.load_state_dict(timm_names(read_tensors(path), path, "tf_efficientnet_lite0"))
+    path = PIP_FILES[name].path()
+    assert sha256(path) == PIP_FILES[name].digest
+    model = timm.create_model(name).eval()
+    model.load_state_dict(timm_names(read_tensors(path), path, name), strict=True)
     portrait = read_image(Path(matplotlib.get_data_path()) / "sample_data/grace_hopper.jpg")
     images = torch.from_numpy(resize_image(portrait, (224, 224)).astype(np.float32) / 255)
     with torch.no_grad():
         probabilities = model((images.permute(2, 0, 1)[None] - 0.5) / 0.5).softmax(1)[0]
     assert int(probabilities.argmax()) == MILITARY_UNIFORM
-    assert probabilities.max() > 0.3
+    assert probabilities.max() > 0.2
 
 
 def test_pips_weights_are_the_default_where_they_are_and_fill_the_backbone():
