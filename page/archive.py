@@ -1,5 +1,6 @@
 """A data set as one zip file: unpacked into a folder whole or not at all, and nothing beside it."""
 
+import errno
 import lzma
 import os
 import secrets
@@ -14,10 +15,11 @@ from page.room import keep_room
 
 MAX_FILES = 100_000
 MAX_BYTES = 4 << 30
-# What an archive that is damaged, or made to do harm, is answered with; a file in the place of
-# another one, or of a folder, belongs to it.
+# What an archive that is damaged, or made to do harm, is answered with: names in it may be empty or
+# no text, its places lie nowhere, and a file may be in the place of another one, or of a folder.
 DAMAGES = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, NotImplementedError, RuntimeError)
-DAMAGES += (EOFError, FileExistsError, NotADirectoryError, IsADirectoryError)
+DAMAGES += (EOFError, ValueError, IndexError, OSError)
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def unpack_archive(archive: Path, target: Path) -> Path:
@@ -39,7 +41,9 @@ def unpack_archive(archive: Path, target: Path) -> Path:
                 _extract(content, entry, temporary / PurePosixPath(entry.filename))
         os.replace(temporary, target)
     except DAMAGES as error:
-        what = f"The archive cannot be unpacked ({error}); make it a plain zip."
+        if isinstance(error, OSError) and error.errno in FULL:
+            raise
+        what = "The archive is damaged, encrypted or no archive; make it a plain zip."
         raise UserError(what) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -32,6 +32,7 @@ export async function edit(collection, photographs, id, onChange) {
 
 async function load(index) {
   if (index < 0 || index >= list.length || !(await leave())) return;
+  settled();
   const mine = ++loading, entry = list[index];
   place = index;
   byId("editor-name").textContent = `${entry.name} · ${index + 1} of ${list.length}`;
@@ -165,6 +166,9 @@ function conflict(sentence, otherClasses) {
   dialog.append(box);
   box.querySelector("button").focus();
 }
+
+// What was asked of a picture that is left is asked no more, and is not in the way of the next.
+const settled = () => dialog.querySelector(".conflict")?.remove();
 
 // --- Tools ---
 
@@ -498,6 +502,7 @@ async function close() {
     return draw();
   }
   if (!(await leave())) return;
+  settled();
   loading++; // what is still on its way is not wanted any more
   view?.close();
   view = mask = null;

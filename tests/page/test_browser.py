@@ -262,6 +262,7 @@ def test_a_finger_paints_and_two_scale(browser, desk, address, photographs):
         hand.moved(apart)
         hand.fingers("end")
         page.locator("#close").click()
+        expect(page.locator("#editor")).to_be_hidden()  # all is saved
         np.testing.assert_array_equal(
             once, read_labels(desk.corrections.find(canvas.entry.path, photographs.classes))
         )
@@ -332,6 +333,8 @@ def test_a_key_in_the_middle_of_a_stroke_loses_nothing(browser, desk, address, p
         expect(page.locator(f"#editor[data-ready='{other.id}']")).to_be_visible()
         page.mouse.move(*canvas.place(10.3, 30.3))
         page.mouse.up()
+        page.locator("#close").click()
+        expect(page.locator("#editor")).to_be_hidden()  # all is saved
         mask = read_labels(desk.corrections.find(canvas.entry.path, photographs.classes))
         np.testing.assert_array_equal(
             mask, brushed(np.zeros(SIZE, np.uint8), [first, second], 7, 1)
@@ -404,6 +407,26 @@ def test_a_window_that_shows_other_classes_says_so(browser, desk, address, photo
             "sure",
         ]
     assert not list(desk.corrections.root.glob("*/*_masks/*"))
+
+
+def test_what_was_asked_of_a_picture_is_not_in_the_way_of_the_next(
+    browser, desk, address, photographs
+):
+    def other_classes(route):
+        answer = route.fetch()
+        route.fulfill(response=answer, headers=answer.headers | {"x-classes": "other"})
+
+    with at(browser, address, **DESKTOP) as page:
+        canvas, box = Canvas(page, desk, photographs), page.locator("#editor .conflict")
+        for leave in ("PageUp", "Escape"):
+            page.route("**/mask", other_classes)
+            page.keyboard.press("PageDown")
+            expect(box).to_have_count(1)
+            page.unroute("**/mask")
+            page.keyboard.press(leave)
+            expect(box).to_have_count(0)
+            if leave == "PageUp":
+                canvas.wait()
 
 
 def test_a_window_that_closes_right_after_a_stroke_loses_nothing(

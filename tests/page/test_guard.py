@@ -222,6 +222,7 @@ def nearly_full(monkeypatch):
 
     def leave(room: int) -> None:
         disk = type("Disk", (), {"free": SPARE + room})
+        monkeypatch.setattr("page.room.SPARE", SPARE)
         monkeypatch.setattr("page.room.shutil.disk_usage", lambda folder: disk)
 
     return leave
@@ -377,6 +378,22 @@ def test_a_damaged_archive_is_refused_in_a_sentence_and_leaves_nothing(tmp_path)
     with pytest.raises(UserError, match="plain zip"):
         unpack_archive(path, tmp_path / "data")
     assert not (tmp_path / "data").exists()
+
+
+def test_whatever_an_archive_has_wrong_one_sentence_says_so(desk, client):
+    sound = make_zip(desk.space.path / "a.zip", [("a.png", b"1")]).read_bytes()
+    start, end = sound.index(b"PK\1\2"), sound.index(b"PK\5\6")
+    packed = sound[: start + 10] + b"\x0c" + sound[start + 11 :]  # as it is not, by bzip2
+    text = sound[: start + 9] + b"\x08" + sound[start + 10 :]
+    text = text[: start + 46] + b"\xff" + text[start + 47 :]  # no UTF-8, as its name is said to be
+    nameless = sound[: start + 46] + b"\0" + sound[start + 47 :]
+    place = sound[: end + 16] + b"\0\0\0\x7f" + sound[end + 20 :]
+    inside = make_zip(desk.space.path / "b.zip", [("a", b"1"), ("a/b.png", b"1")]).read_bytes()
+    for content in (packed, text, nameless, place, inside):
+        answer = client.put("/api/archives?name=a.zip", content=content)
+        assert answer.status_code == 422
+        assert answer.json()["error"].endswith("make it a plain zip.")
+        assert str(desk.space.path) not in answer.json()["error"]
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
