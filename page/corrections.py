@@ -97,11 +97,13 @@ class Corrections:
             of each the folder, the classes and how many pictures it has.
         """
         found = []
-        for table in self.root.glob("*/labelmap.txt"):
-            times = [mask.stat().st_mtime_ns for mask in table.parent.glob("*_masks/*.png")]
-            if times:
-                names = read_class_table(table.parent).names
-                found.append((max(times), table.parent, names, len(times)))
+        for table in self.root.glob("[!.]*/labelmap.txt"):
+            with suppress(UserError, OSError):  # one that is damaged, or goes meanwhile
+                masks = table.parent.glob("*_masks/[!.]*.png")
+                times = [mask.stat().st_mtime_ns for mask in masks]
+                if times:
+                    names = read_class_table(table.parent).names
+                    found.append((max(times), table.parent, names, len(times)))
         return [entry[1:] for entry in sorted(found, reverse=True)]
 
     def fitting(self, classes: ClassTable | None) -> Path:

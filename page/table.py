@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from common.errors import UserError
 from common.files import write_csv, write_text
 from common.text import printable
 from config import ClassTable
@@ -43,7 +44,8 @@ class Table:
         for entry, predicted, counted in self._lines(collection, wanted):
             figures = _numbers(predicted or {})
             if counted is not None:
-                figures = {n: v for n, v in figures.items() if n not in OF_PREDICTIONS} | counted
+                kept = figures.items() if counted else ()
+                figures = {n: v for n, v in kept if n not in OF_PREDICTIONS} | counted
             yield {
                 "id": entry.id,
                 "name": printable(entry.path.stem if entry.split else entry.name),
@@ -59,7 +61,7 @@ class Table:
         head, table = ["file", "width", "height"], []
         for entry, predicted, counted in self._lines(collection, collection.photographs.values()):
             line = dict(predicted or {})
-            if predicted is None and counted is not None:
+            if counted is not None and not (predicted and counted):
                 height, width = image_size(entry.path)
                 line = {"file": str(entry.path), "width": width, "height": height}
             if counted is not None:
@@ -82,7 +84,10 @@ class Table:
             yield entry, predicted.get(entry.id), counted
 
     def _count(self, mask: Path, classes: ClassTable) -> dict[str, float]:
-        """The figures of a mask that was painted, by the names of results.csv."""
+        """The figures of a mask that was painted, by the names of results.csv.
+
+        None are known of one that cannot be read: it does not keep the others from being seen.
+        """
         facts = mask.stat()
         kept, stamp = self.kept / mask.parents[1].name / f"{mask.stem}.json", facts.st_mtime_ns
         with suppress(OSError, ValueError, KeyError, TypeError):  # it is counted anew
@@ -91,7 +96,11 @@ class Table:
                 return known["figures"]
         from inference.results import mask_statistics, statistic_names  # they bring matplotlib
 
-        severity, _, row = mask_statistics(read_labels(mask), classes, None)
+        try:
+            labels = read_labels(mask)
+        except UserError:
+            return {}
+        severity, _, row = mask_statistics(labels, classes, None)
         names = statistic_names(classes, None)
         figures = {} if severity != severity else {"severity": severity}  # NaN: no symptom
         figures |= dict(zip(names, row, strict=True))

@@ -267,6 +267,11 @@ def test_a_training_takes_the_corrections_of_its_classes_or_those_painted_last(t
     assert corrections.fitting(two) == corrections.folder(two)
     other_colors = ClassTable(two.names, *[((0, 0, 0), (9, 9, 9))] * 2)
     assert corrections.fitting(other_colors) == corrections.folder(two)
+    for folder, text in ((".hidden", COFFEE), ("damaged", "background:0,0\n")):
+        shutil.copytree(corrections.folder(TABLE), corrections.root / folder)
+        (corrections.root / folder / "labelmap.txt").write_text(text)
+    (corrections.folder(two) / "train_masks" / "._1.png").touch()
+    assert [count for _, _, count in corrections.sets()] == [2, 1]
     with pytest.raises(UserError, match="with the classes background, spot"):
         corrections.fitting(ClassTable(("background", "spot"), two.colors, two.colors))
 

@@ -70,6 +70,21 @@ def test_a_corrected_mask_is_counted_and_has_no_interval(desk, client, tmp_path,
     assert client.get(address).json()["figures"]["severity"] == 0.5
 
 
+def test_a_correction_that_cannot_be_read_keeps_no_other_from_being_seen(desk, client, tmp_path):
+    save_tiny(desk.trainings.folder / "one" / "best_model_iou.pth")
+    base = drop(client, tmp_path, 2)
+    assert ended(client, client.post(f"{base}/segment", json={}).json())["state"] == "done"
+    rows = client.get(base).json()["photographs"]
+    save(client, f"{base}/photographs/{rows[0]['id']}", rows=12)
+    [mask] = desk.corrections.root.glob("*/*_masks/*.png")
+    mask.write_bytes(mask.read_bytes()[:60])
+    damaged, other = client.get(base).json()["photographs"]
+    assert other == rows[1]
+    assert (damaged["corrected"], damaged["figures"]) == (True, {})
+    line = download(client, base)[0]
+    assert (line["corrected"], line["width"], line["severity"]) == ("yes", "64", "")
+
+
 def test_what_is_painted_without_a_model_has_a_table(desk, client, tmp_path):
     base = drop(client, tmp_path, 2)
     client.post(f"{base}/classes", json={"names": ["background", "leaf", "spot"]})
