@@ -324,7 +324,8 @@ class Desk:
             painted = self.corrections.fitting(classes) if corrected else None
             data = training_folder(root, painted, target)
             network = network_of(own) if own and not options["model"] else {}
-            self.trainings.start(name, Wish(str(data), **options | network), title)
+            if not job.stop.is_set():
+                self.trainings.start(name, Wish(str(data), **options | network), title)
 
         # To bring a data set and its corrections together, each of its masks is read.
         return self.worker.submit(Job("train", f"Preparing {title}", "train"), work)

@@ -380,11 +380,17 @@ class Pages:
         name = clean_name(request.query_params.get("name", ""))
         if Path(name).suffix.lower() not in VIDEO_ENDINGS:
             raise RefusedError(415, f"{printable(name)} is no video by its ending.")
-        folder = self.desk.space.path / "videos"
+        folder, model = self.desk.space.path / "videos", request.query_params.get("model", "")
+        await run_in_threadpool(self.desk.model, model)  # before a long way for nothing
         waiting = await self._receive(request, folder, name, lambda _: None)
-        path = waiting.rename(free_name(folder, name))
-        model = request.query_params.get("model", "")
-        job = await run_in_threadpool(self.desk.mark_video, path, model)
+        # What is marked is an .mp4 of the same stem, whatever the video was.
+        taken = {path.stem.casefold() for path in folder.rglob("*")}
+        path = waiting.rename(free_name(folder, name, taken))
+        try:
+            job = await run_in_threadpool(self.desk.mark_video, path, model)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
         return JSONResponse(job.to_plain(), 202)
 
     # --- Files that a browser opens by itself ---

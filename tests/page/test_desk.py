@@ -236,6 +236,38 @@ def test_a_video_comes_back_marked(desk, client, tmp_path):
     assert "bad.mp4" in bad["error"]
 
 
+def test_a_video_takes_no_others_place_and_none_is_kept_for_nothing(desk, client, monkeypatch):
+    videos = desk.space.path / "videos"
+    assert client.put("/api/videos?name=a.mp4", content=b"1").status_code == 422  # no model
+    save_tiny(desk.trainings.folder / "one" / "best_model_iou.pth")
+    (videos / "marked").mkdir(parents=True, exist_ok=True)
+    (videos / "marked" / "B.mp4").touch()
+    monkeypatch.setattr(desk, "segmenter", lambda: 1 / 0)
+    for name in ("a.mp4", "a.mov", "b.avi"):
+        assert client.put(f"/api/videos?name={name}", content=b"1").status_code == 202
+    monkeypatch.setattr(desk.worker, "submit", lambda *_: desk.model("gone"))
+    assert client.put("/api/videos?name=c.mp4", content=b"1").status_code == 422
+    kept = sorted(path.name for path in videos.iterdir() if path.is_file())
+    assert kept == ["a.mp4", "a_2.mov", "b_2.avi"]
+
+
+def test_a_training_that_is_stopped_before_it_begins_does_not_begin(
+    desk, client, tmp_path, monkeypatch
+):
+    root, begun = make_data(tmp_path / "set", [blobs()] * 2), []
+
+    def stopped(root, *_):
+        [job] = desk.worker.jobs.values()
+        assert client.post(f"/api/jobs/{job.id}/stop").status_code == 204
+        return root
+
+    monkeypatch.setattr("page.desk.training_folder", stopped)
+    monkeypatch.setattr(desk.trainings, "start", lambda *given: begun.append(given))
+    wish = {"data": str(root), "recipe": "light", "epochs": 1}
+    assert ended(client, client.post("/api/runs", json=wish).json())["state"] == "stopped"
+    assert begun == []
+
+
 def test_a_wish_is_what_train_py_understands(tmp_path):
     wish = Wish(str(tmp_path), "light", 3, "timm/convnext_tiny", "none", (64, 32), 2)
     args, _ = parse_args(wish.flags())
