@@ -124,7 +124,7 @@ def learn(args: argparse.Namespace, count: int, repeat: int) -> np.ndarray:
     if not RunFolder(run).is_finished(args.epochs):
         many = counted(count, "photograph|photographs")
         print(f"{many}, training {repeat + 1}", flush=True)
-        link_share(args.out_dir / "data", data, count, own.seed)
+        link_share(args.out_dir / "data", data, share_order(args, repeat)[:count])
         call = ["--out-dir", run, "--device", args.device, "--workers", args.workers]
         train([*flags.as_flags(flags.plain_args(own)), *map(str, call), "--resume", "auto"])
     source = open_source(data, ("valid",), photographs=False)
@@ -133,10 +133,19 @@ def learn(args: argparse.Namespace, count: int, repeat: int) -> np.ndarray:
     return np.stack([record["areas"] for record in records])
 
 
-def link_share(whole: Path, data: Path, count: int, seed: int) -> None:
-    """Make a data set of the first training photographs in a seed's order, so that shares nest."""
-    names = sorted(path.stem for path in (whole / "train_masks").iterdir())
-    chosen = {names[index] for index in np.random.default_rng(seed).permutation(len(names))[:count]}
+def share_order(args: argparse.Namespace, repeat: int) -> list[str]:
+    """The training photographs in a repeat's order, of which each share is the beginning.
+
+    Shares nest within a repeat. Two repeats go through one order from its two ends: up to half of
+    the photographs they have none in common, so how far they differ is how far photographs differ.
+    """
+    names = sorted(path.stem for path in (args.out_dir / "data" / "train_masks").iterdir())
+    order = np.random.default_rng(args.seed + repeat // 2).permutation(names).tolist()
+    return order[::-1] if repeat % 2 else order
+
+
+def link_share(whole: Path, data: Path, chosen: list[str]) -> None:
+    """Make a data set of the chosen training photographs."""
 
     def left_out(folder: str, files: list[str]) -> list[str]:
         learnt = Path(folder).name.startswith("train")
