@@ -1,10 +1,13 @@
 """How a model's error falls as photographs are added, and what more of them would bring.
 
-Over the sizes that one can afford, the error follows err(n) = a + b n^-c with a floor a that no
-number of photographs passes (Figueroa et al. 2012, BMC Med. Inform. Decis. Mak. 12: 8; Hestness et
-al. 2017, arXiv 1712.00409). Three numbers of a handful of trainings are little, so nothing here
-gives the curve alone: it is fitted to many versions of what was measured, each as it could have
-come out with other pictures to measure on and with other trainings.
+Over the sizes that one can afford, the error follows a power law of their number, a straight line
+between the logarithms (Hestness et al. 2017, arXiv 1712.00409; Figueroa et al. 2012, BMC Med.
+Inform. Decis. Mak. 12: 8). Further on it comes to rest or, where more photographs also mean more
+steps, falls faster for a while: so the exponent may drift as the number doubles, as the slope of a
+local linear trend does (Wahba 1978, J. R. Stat. Soc. B 40: 364; Harvey 1989). The interval of what
+is foretold then widens with the distance. Three numbers of a handful of trainings are little, so
+nothing here gives the curve alone, but many versions of it, each as it could have come out with
+other pictures to measure on and with other trainings.
 """
 
 from collections.abc import Callable
@@ -16,7 +19,10 @@ from metrics import SeverityTable
 
 DRAWS = 1000
 COVERAGE = 0.90
-EXPONENTS = np.geomspace(0.05, 2.0, 160)  # 2.3 % apart
+# With each doubling of the photographs the slope changes by about half of the curve's mean slope:
+# it can come to rest, or be twice as steep, within four doublings.
+DRIFT = 0.5
+VAGUE = 25.0  # variance of a level and a slope of which nothing is known, in natural logarithms
 SMALLEST = 1e-6  # an error of 0 has no logarithm
 CANNOT_KNOW = (
     "This is for photographs of the same kind, masks drawn as these are, and the same flags. It "
@@ -55,40 +61,52 @@ def severity_errors(areas: np.ndarray, weights: np.ndarray, names: tuple[str, ..
     return weights @ off / weights.sum(1)
 
 
-def fit_power_law(sizes: np.ndarray, errors: np.ndarray) -> np.ndarray:
-    """The curves a + b n^-c with a, b >= 0 whose relative errors have the least squares.
+def drifted(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Covariance of a line whose slope drifts by 1 each unit: Wiener's process, integrated.
 
     Args:
-        sizes: (S,) numbers of photographs.
-        errors: (D, S) positive, one curve a row.
+        one, other: (A,) and (B,) positions >= 0, here doublings.
 
     Returns:
-        (D, 3) a, b and c, c one of `EXPONENTS`. For each c, a and b are a linear problem with an
-        exact answer, so no search can fail or stop early.
+        (A, B).
     """
-    errors = np.maximum(np.asarray(errors, float), SMALLEST)
-    flat = 1 / errors[:, None]  # (D, 1, S); the targets are all 1
-    bent = (sizes / sizes[0]) ** -EXPONENTS[:, None] * flat  # (D, C, S)
-    ff, fb, bb = (flat * flat).sum(-1), (flat * bent).sum(-1), (bent * bent).sum(-1)
-    f, b = flat.sum(-1), bent.sum(-1)
-    determinant = np.maximum(ff * bb - fb * fb, 1e-12 * ff * bb)
-    floor, fall = (f * bb - b * fb) / determinant, (b * ff - f * fb) / determinant
-    # A negative one is 0 at the constrained optimum, and the other alone is fitted again.
-    floor, fall = (
-        np.where(floor < 0, 0, np.where(fall < 0, f / ff, floor)),
-        np.where(fall < 0, 0, np.where(floor < 0, b / bb, fall)),
-    )
-    loss = ((floor[..., None] * flat + fall[..., None] * bent - 1) ** 2).sum(-1)
-    best = loss.argmin(1)
-    row = np.arange(len(errors))
-    exponent = EXPONENTS[best]
-    return np.stack([floor[row, best], fall[row, best] * sizes[0] ** exponent, exponent], axis=1)
+    less, more = np.minimum.outer(one, other), np.maximum.outer(one, other)
+    return less**2 * (more / 2 - less / 6)
 
 
-def power_law(curves: np.ndarray, size: float) -> np.ndarray:
-    """The errors (D,) of curves (D, 3) with so many photographs."""
-    a, b, c = curves.T
-    return a + b * size**-c
+def draw_curves(
+    own: np.ndarray,
+    logs: np.ndarray,
+    spread: np.ndarray,
+    grid: np.ndarray,
+    random: np.random.Generator,
+) -> np.ndarray:
+    """Draw curves that agree with noisy measurements of them.
+
+    Each is drawn from all that are thinkable, and moved by how far it is off the measurements
+    (Matheron's rule; Wilson et al. 2020, arXiv 2002.09309).
+
+    Args:
+        own: (S,) doublings at which was measured, the first of them 0.
+        logs: (D, S) logarithms of the errors measured.
+        spread: (D, S) their standard deviations.
+        grid: (G,) doublings at which the curves are asked for.
+
+    Returns:
+        (D, G) logarithms of errors.
+    """
+    drift = DRIFT * np.polyfit(own, logs.mean(0), 1)[0]
+
+    def covariance(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+        return VAGUE * (1 + np.outer(one, other)) + drift**2 * drifted(one, other)
+
+    draws, measured = logs.shape
+    both = np.concatenate([own, grid])
+    curves = random.multivariate_normal(np.zeros(len(both)), covariance(both, both), draws)
+    off = logs - curves[:, :measured] - spread * random.standard_normal(logs.shape)
+    known = covariance(own, own) + spread[:, :, None] ** 2 * np.eye(measured)
+    moved = np.linalg.solve(known, off[:, :, None])[:, :, 0] @ covariance(own, grid)
+    return curves[:, measured:] + moved
 
 
 @dataclass(frozen=True)
@@ -117,50 +135,62 @@ class Growth:
     """Versions of a learning curve.
 
     Args:
-        curves: (D, 3), as `fit_power_law` returns them.
+        sizes: (G,) numbers of photographs, rising, up to twice the most that were learnt.
+        errors: (D, G) the mean training's error of each version.
         shaken: (D,) by which factor a single training of each version is off its curve.
     """
 
-    curves: np.ndarray
+    sizes: np.ndarray
+    errors: np.ndarray
     shaken: np.ndarray
 
     @classmethod
     def of(
         cls,
-        sizes: np.ndarray,
+        counts: np.ndarray,
         errors: np.ndarray,
         trainings: np.ndarray,
         noise: Noise,
         draws: int = DRAWS,
     ) -> "Growth":
-        """Fit each version of what was measured.
+        """Draw versions that agree with what was measured.
 
         Args:
-            sizes: (S,) numbers of photographs, at least three, rising.
+            counts: (S,) numbers of photographs, at least three, rising.
             errors: (draws, S) the mean of a size's trainings, a row for each draw of pictures; or
                 (1, S), which leaves out what other pictures would have changed.
             trainings: (S,) of how many it is the mean.
             draws: how many versions.
         """
         random = np.random.default_rng(1)
+        logs = np.log(np.maximum(np.broadcast_to(errors, (draws, len(counts))), SMALLEST))
         # What few repeats say of the spread is unsure itself (Student's t from its two parts).
         spread = noise.spread * np.sqrt(noise.freedom / random.chisquare(noise.freedom, draws))
-        errors = np.broadcast_to(errors, (draws, len(sizes)))
-        off = random.standard_normal((draws, len(sizes))) / np.sqrt(trainings)
-        curves = fit_power_law(np.asarray(sizes, float), errors * np.exp(spread[:, None] * off))
-        return cls(curves, np.exp(spread * random.standard_normal(draws)))
+        spread = np.maximum(spread, SMALLEST)
+        sizes = np.union1d(np.geomspace(counts[0], 2 * counts[-1], 60), counts)
+        own, grid = np.log2(counts / counts[0]), np.log2(sizes / counts[0])
+        curves = draw_curves(own, logs, spread[:, None] / np.sqrt(trainings), grid, random)
+        # Photographs of the same kind make no training worse.
+        further = sizes > counts[-1]
+        now = curves[:, ~further][:, -1:]
+        curves[:, further] = np.minimum(curves[:, further], now)
+        return cls(sizes, np.exp(curves), np.exp(spread * random.standard_normal(draws)))
+
+    def at(self, size: float) -> np.ndarray:
+        """The mean training's error (D,) with so many photographs."""
+        return np.array([np.interp(size, self.sizes, errors) for errors in self.errors])
 
     def expected(self, size: float) -> tuple[float, float, float]:
         """The mean training's error with so many photographs: the likely one, low and high."""
-        return interval(power_law(self.curves, size))
+        return interval(self.at(size))
 
     def measured(self, size: float) -> tuple[float, float, float]:
         """What one training with so many photographs would measure: likely, low and high."""
-        return interval(power_law(self.curves, size) * self.shaken)
+        return interval(self.at(size) * self.shaken)
 
     def gain(self, size: float, more: float) -> tuple[float, float, float]:
         """By how much the mean training's error falls between two sizes: likely, low, high."""
-        return interval(power_law(self.curves, size) - power_law(self.curves, more))
+        return interval(self.at(size) - self.at(more))
 
 
 @dataclass(frozen=True)

@@ -2,19 +2,18 @@
 
 import numpy as np
 import pytest
-from scipy.optimize import least_squares
+from scipy.interpolate import make_smoothing_spline
 from sklearn.metrics import jaccard_score
 
 from trust.growth import (
     COVERAGE,
-    EXPONENTS,
+    DRIFT,
     Growth,
     Noise,
     Outlook,
-    fit_power_law,
+    draw_curves,
     miou_errors,
     picture_weights,
-    power_law,
     severity_errors,
 )
 
@@ -22,33 +21,40 @@ SIZES = np.array([50.0, 100.0, 200.0, 400.0])
 TRAININGS = np.array([2, 2, 2, 1])
 
 
-@pytest.mark.parametrize("floor", [0.0, 0.05])
-@pytest.mark.parametrize("exponent", EXPONENTS[[50, 90, 130]])
-def test_a_curve_without_noise_is_found_again(floor, exponent):
-    errors = floor + 2.0 * SIZES**-exponent
-    (curve,) = fit_power_law(SIZES, errors[None])
-    assert curve == pytest.approx([floor, 2.0, exponent], rel=1e-6, abs=1e-9)
-    assert power_law(curve[None], 800)[0] == pytest.approx(floor + 2.0 * 800**-exponent)
+@pytest.mark.parametrize("exponent", [0.2, 0.5, 1.0])
+def test_a_power_law_without_noise_is_found_again(exponent):
+    """What is measured is met exactly; what is foretold is the law, give or take the drift."""
+    errors = 2.0 * SIZES**-exponent
+    growth = Growth.of(SIZES, errors[None], TRAININGS, Noise(0.0, 3))
+    for size, error in zip(SIZES, errors, strict=True):
+        assert growth.expected(size) == pytest.approx([error] * 3, rel=1e-4)
+    likely, low, high = growth.expected(800)
+    assert likely == pytest.approx(2.0 * 800**-exponent, rel=0.05)
+    assert low < 2.0 * 800**-exponent < high
+    near, far = (np.log(up / down) for _, down, up in map(growth.expected, (500, 800)))
+    assert 0 < near < far / 2  # it widens with the distance
 
 
-def test_no_curve_fits_better_by_scipys_search():
-    """Noisy ones, among which are some whose floor or fall would be negative."""
-    random = np.random.default_rng(0)
-    errors = (0.05 + SIZES**-0.6) * np.exp(random.normal(0, 0.15, (30, 4)))
-    errors[:2] = [0.1, 0.11, 0.12, 0.13], [0.3, 0.1, 0.03, 0.01]
-    bounds = ([0, 0, EXPONENTS[0]], [np.inf, np.inf, EXPONENTS[-1]])
-    curves = fit_power_law(SIZES, errors)
-    assert (curves[:, :2] >= 0).all()
-    assert {*(curves[:, 0] == 0), *(curves[:, 1] == 0)} == {False, True}
-    for curve, own in zip(curves, errors, strict=True):
+def test_the_mean_curve_is_the_smoothing_spline_of_scipy():
+    """Wahba 1978: the mean of a line with a drifting slope is the cubic smoothing spline."""
+    sizes = 25 * 2.0 ** np.arange(7)
+    own = np.arange(7.0)
+    logs = np.log(0.02 + sizes**-0.6) + np.random.default_rng(0).normal(0, 0.05, 7)
+    grid = np.linspace(0, 7, 15)
+    drift = DRIFT * np.polyfit(own, logs, 1)[0]
+    spread = np.full((20_000, 7), 0.05)
+    random = np.random.default_rng(1)
+    curves = draw_curves(own, np.broadcast_to(logs, spread.shape), spread, grid, random)
+    spline = make_smoothing_spline(own, logs, lam=0.05**2 / drift**2)
+    assert curves.mean(0)[:13] == pytest.approx(spline(grid[:13]), abs=0.01)
+    straight = spline(6) + spline.derivative()(6) * (grid[13:] - 6)
+    assert curves.mean(0)[13:] == pytest.approx(straight, abs=0.01)
 
-        def off(values, own=own):
-            a, b, c = values
-            return (a + b * (SIZES / 50) ** -c) / own - 1
 
-        start = [curve[0], curve[1] * 50 ** -curve[2], curve[2]]
-        found = least_squares(off, np.clip(start, 1e-3, 1.9), bounds=bounds)
-        assert (off(start) ** 2).sum() <= 2 * found.cost + 1e-4  # the exponents are 2.3 % apart
+def test_more_photographs_are_not_foretold_to_do_harm():
+    growth = Growth.of(SIZES, np.array([[0.2, 0.15, 0.14, 0.15]]), TRAININGS, Noise(0.1, 3))
+    assert growth.gain(400, 800)[1] >= 0
+    assert (growth.at(600) <= growth.at(400) + 1e-12).all()
 
 
 def test_the_noise_is_the_pooled_spread_of_the_repeats():
@@ -75,7 +81,8 @@ def test_the_interval_of_a_training_to_come_covers_as_often_as_it_says(counts, a
         _, low, high = growth.measured(at)
         new = (floor + fall * at**-exponent) * np.exp(spread * random.standard_normal())
         covered.append(low <= new <= high)
-    assert abs(np.mean(covered) - COVERAGE) < 0.05
+    # More often where the floor is low: a slope that may drift costs a law that does not.
+    assert COVERAGE - 0.02 < np.mean(covered) < 0.99
 
 
 def test_errors_are_those_of_the_whole_split():
