@@ -1,9 +1,10 @@
-"""Time of a training step and of a picture, for the peers and for FasterViT-0, in turns.
+"""Time of a training step and of a picture, for the peers and for our models, in turns.
 
     python tools/bench_peers.py [--imgsz 320 160] [--batch 4] [--rounds 7]
 
-The steps are those of benchmark.py: random pictures, three classes, fp32, Adam; a picture is one
-inference, without reading and drawing.
+The steps are those of benchmark.py: random pictures, three classes, fp32, Adam. A picture is one
+inference, without reading and drawing, of the model as the scripts run each: norms merged into
+convolutions, channels last.
 """
 
 import argparse
@@ -20,8 +21,8 @@ from torch import nn  # noqa: E402
 from common import cli  # noqa: E402
 from models.backbone import window_without_padding  # noqa: E402
 from segmentation_model import build_model  # noqa: E402
-from tools.benchmark import Case, make_step, seconds  # noqa: E402
-from tools.run_peer import PEERS  # noqa: E402
+from tools.benchmark import Case, make_step, seconds, wrap  # noqa: E402
+from tools.run_peer import LITE0, PEERS  # noqa: E402
 
 CPU = torch.device("cpu")
 
@@ -33,7 +34,7 @@ def medians(
     steps = {}
     for name, model in models.items():
         case = Case("eager", name, "pyramid", 3, size, batch, mode, "cpu", "off")
-        steps[name] = make_step(model, case)
+        steps[name] = make_step(model if mode == "train" else wrap(model, "merged"), case)
         steps[name]()
     times = [{name: seconds(step, CPU) for name, step in steps.items()} for _ in range(rounds)]
     return {name: statistics.median(turn[name] for turn in times) for name in models}
@@ -48,17 +49,18 @@ def main() -> None:
     size = args.imgsz
     window = window_without_padding(size)
     models = {"FasterViT-0, pyramid": build_model("faster_vit_0", "pyramid", 3, window)}
+    models["light: Lite0, pyramid"] = build_model(LITE0, "pyramid", 3)
     models |= {name: make(3) for name, make in PEERS.items()}
     steps = medians(models, size, args.batch, "train", args.rounds)
     pictures = medians(models, size, 1, "inference", args.rounds)
-    ours = steps["FasterViT-0, pyramid"]
+    light = pictures["light: Lite0, pyramid"]
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}")
-    print("| model | parameters | training step | against ours | pictures a second |")
+    print("| model | parameters | training step | pictures a second | light is faster by |")
     print("|---|---|---|---|---|")
     for name, model in models.items():
         weights = sum(parameter.numel() for parameter in model.parameters()) / 1e6
-        step, rate = steps[name], 1 / pictures[name]
-        print(f"| {name} | {weights:.1f} M | {step:.2f} s | {step / ours:.2f} | {rate:.1f} |")
+        step, rate, ratio = steps[name], 1 / pictures[name], pictures[name] / light
+        print(f"| {name} | {weights:.1f} M | {step:.2f} s | {rate:.1f} | {ratio:.2f} |")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     python tools/benchmark.py                                   # FasterViT-0, 512x512, both modes
     python tools/benchmark.py --head article pyramid --compare  # beside the article's literal order
     python tools/benchmark.py --sizes 256 512 768 1024          # how cost grows with pixels
-    python tools/benchmark.py --compile --mode inference
+    python tools/benchmark.py --merged --compile --mode inference
     python tools/benchmark.py --checkpoint outputs/model.onnx   # onnxruntime against PyTorch
 
 All that is compared runs in turns in one process, so that a busy machine slows down each alike.
@@ -36,6 +36,7 @@ from common.errors import UserError
 from common.files import write_csv
 from config import DEFAULT_OUT_DIR, ModelConfig, Size
 from inference import onnx_model
+from models.deploy import fold_batchnorm
 from models.heads import HEADS, at_least_3x3, resize
 from models.timm_backbone import is_timm
 from segmentation_model import FasterViT, build_model, load_model
@@ -52,7 +53,8 @@ class Case:
     """One row of the table: what runs, how, and on how much.
 
     Args:
-        run: "eager", "compiled", "literal" (the article's order) or "onnxruntime".
+        run: "eager", "merged" (as it predicts), "compiled", "literal" (the article's order) or
+            "onnxruntime".
         size: (height, width).
         mode: "inference" or "train", a training step with Adam.
         amp: precision as `Precision.choose` names it.
@@ -100,6 +102,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--mode", choices=modes, default="both", help="what is measured")
     cli.add_shared(parser, "--amp", default="off", help="precision of the matrix products")
     parser.add_argument("--compile", action="store_true", help="measure torch.compile beside it")
+    what = "measure beside it the model as it predicts, norms and branches merged, channels last"
+    parser.add_argument("--merged", action="store_true", help=what)
     what = "measure the article's literal order of the same weights beside it"
     parser.add_argument("--compare", action="store_true", help=what)
     counts = {"type": cli.positive_int, "default": 5, "metavar": "N"}
@@ -146,6 +150,8 @@ def wrap(model: FasterViT, run: str) -> nn.Module:
     """The same weights run in another way."""
     if run == "literal":
         return LiteralArticle(model)
+    if run == "merged":
+        return fold_batchnorm(model).to(memory_format=torch.channels_last)
     return torch.compile(model, dynamic=False) if run == "compiled" else model
 
 
@@ -336,7 +342,9 @@ def plan(args: argparse.Namespace, config: ModelConfig, device: torch.device) ->
     """The cases, those together that are measured in turns."""
     onnx = args.checkpoint is not None and args.checkpoint.suffix == ".onnx"
     heads = args.head if args.head and args.checkpoint is None else [config.head]
-    runs = ["eager"] + ["compiled"] * args.compile + ["onnxruntime"] * onnx
+    runs = (
+        ["eager"] + ["merged"] * args.merged + ["compiled"] * args.compile + ["onnxruntime"] * onnx
+    )
     ways = [(head, run) for head in heads for run in runs]
     ways += [("article", "literal")] * args.compare
     modes = ("inference", "train") if args.mode == "both" else (args.mode,)
@@ -349,7 +357,9 @@ def plan(args: argparse.Namespace, config: ModelConfig, device: torch.device) ->
         same | {"size": size, "batch": batches[mode], "mode": mode}
         for mode, size in product(modes, sizes)
     ]
-    return [[Case(run, head=head, **case) for head, run in ways] for case in cases]
+    groups = [[Case(run, head=head, **case) for head, run in ways] for case in cases]
+    # What is merged cannot be trained.
+    return [[c for c in group if (c.run, c.mode) != ("merged", "train")] for group in groups]
 
 
 def config_of(args: argparse.Namespace) -> ModelConfig:

@@ -4,6 +4,7 @@ import copy
 import csv
 import sys
 from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
@@ -76,7 +77,7 @@ def test_peak_memory_is_that_of_a_fresh_process(monkeypatch):
 def test_one_command_prints_the_table_and_writes_it(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(benchmark, "peak_memory", lambda case: 3 * 2**20)
     out = tmp_path / "new" / "table.csv"
-    flags = "--model tiny --head article pyramid --compare --mode inference --sizes 32 64"
+    flags = "--model tiny --head article pyramid --compare --merged --mode inference --sizes 32 64"
     flags += f" --repeats 1 --device cpu --out {out}"
     monkeypatch.setattr(sys, "argv", ["benchmark.py", *flags.split()])
     benchmark.main()
@@ -85,7 +86,11 @@ def test_one_command_prints_the_table_and_writes_it(tmp_path, monkeypatch, capsy
     assert [(row["size"], row["mode"], row["run"], row["head"], row["batch"]) for row in rows] == [
         (size, "inference", *run, "1")
         for size in ("32x32", "64x64")
-        for run in (("eager", "article"), ("eager", "pyramid"), ("literal", "article"))
+        for run in (
+            *product(("eager", "merged"), ("article",)),
+            *product(("eager", "merged"), ("pyramid",)),
+            ("literal", "article"),
+        )
     ]
     for row in rows:
         assert float(row["gflop"]) >= 0
@@ -97,6 +102,7 @@ def test_one_command_prints_the_table_and_writes_it(tmp_path, monkeypatch, capsy
     assert "threads" in printed
     assert "torch" in printed
     for head in ("article", "pyramid"):
+        assert f"32x32 inference: merged / {head} head eager: time " in printed
         assert f"32x32 inference: literal / {head} head eager: time " in printed
         assert f"{head} head, inference: time per pixel at 64x64 / 32x32" in printed
     assert len({row["parameters"] for row in rows}) == 2  # the literal order has the article's
