@@ -68,10 +68,6 @@ class Prediction:
 class MeanBands(Iterator[tuple[int, Tensor]]):
     """The mean of what several models say, as scores, band by band; each may cut its own bands.
 
-    When the last band is out, `dice` says how far their masks agree: (K,) in [0, 1], the Dice of
-    two of them, all pairs taken together, 1 for a class that nobody sees. Their disagreement tells
-    of errors that each model by itself is sure of (Roy et al. 2019, NeuroImage 195: 11).
-
     Args:
         parts: of each model, the bands of one picture.
     """
@@ -101,7 +97,11 @@ class MeanBands(Iterator[tuple[int, Tensor]]):
 
     @property
     def dice(self) -> np.ndarray:
-        """See above."""
+        """How far the masks of the bands so far agree: (K,) in [0, 1], 1 for a class in none.
+
+        The Dice of two of them, all pairs taken together. Their disagreement tells of errors that
+        each model by itself is sure of (Roy et al. 2019, NeuroImage 195: 11).
+        """
         of_pairs = (len(self._parts) - 1) * self._areas
         return torch.where(of_pairs > 0, 2 * self._shared / of_pairs, 1.0).numpy()
 

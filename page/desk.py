@@ -192,14 +192,16 @@ class Desk:
         size = image_size(entry.path)
         predicted = result_path(collection.results, entry.name, MASK_ENDING)
         painted = self.corrections.find(entry.path, classes)
+        # A mask that cannot be read is painted anew.
         if painted is not None:
-            return read_labels(painted), "correction"
+            with suppress(UserError):
+                return read_labels(painted), "correction"
         if predicted.is_file():
-            return read_labels(predicted), "prediction"
+            with suppress(UserError):
+                return read_labels(predicted), "prediction"
         if collection.kind == "data":
-            with suppress(UserError):  # a mask that cannot be read is painted anew
-                labels = collection.read(entry)
-                return resize_mask(labels, size), "data"
+            with suppress(UserError):
+                return resize_mask(collection.read(entry), size), "data"
         return np.zeros(size, np.uint8), "nothing"
 
     def save_mask(

@@ -83,6 +83,11 @@ def test_a_correction_that_cannot_be_read_keeps_no_other_from_being_seen(desk, c
     assert (damaged["corrected"], damaged["figures"]) == (True, {})
     line = download(client, base)[0]
     assert (line["corrected"], line["width"], line["severity"]) == ("yes", "64", "")
+    address = f"{base}/photographs/{rows[0]['id']}"
+    assert client.get(f"{address}/mask").headers["x-origin"] == "prediction"
+    save(client, address, rows=24)  # painted anew
+    assert client.get(f"{address}/mask").headers["x-origin"] == "correction"
+    assert client.get(address).json()["figures"]["severity"] == 0.5
 
 
 def test_what_is_painted_without_a_model_has_a_table(desk, client, tmp_path):
