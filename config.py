@@ -29,6 +29,15 @@ DEFAULT_OUT_DIR = Path("outputs")
 DEFAULT_WEIGHTS_DIR = Path("weights")
 
 
+def voc_color(number: int) -> RGB:
+    """Pascal VOC's colour of a number: its bits, dealt out to the highest bits of the channels."""
+    color = [0, 0, 0]
+    for bit in range(8):
+        for channel in range(3):
+            color[channel] |= (number >> (3 * bit + channel) & 1) << (7 - bit)
+    return color[0], color[1], color[2]
+
+
 @dataclass(frozen=True)
 class ClassTable:
     """The classes of a data set, in the order of their indices.
@@ -98,8 +107,8 @@ class MaskReading:
     Args:
         grey: what grey levels mean: "colours" of the class table, "indices" of its lines, or
             "binary", where any value but 0 is the second class.
-        palette: what palette PNGs mean: "colours", or "indices".
-        jpeg: what grey JPEGs mean: "colours", or "binary".
+        palette: what palette PNGs mean: "colours", or their "indices", read as grey levels.
+        jpeg: what grey JPEGs mean: "colours", the nearest one, or "binary".
         threshold: from which level on a binary JPEG shows the second class.
     """
 

@@ -115,7 +115,7 @@ class SegmentationDataset(Dataset):
     that), then augmented; so what the cache keeps is what is read without one.
 
     Args:
-        pairs: from `find_pairs`, checked.
+        pairs: from a data source, checked.
         reader: how masks are read.
         size: (height, width) of the network's input.
         mean: RGB in [0, 1], which is seen where a picture does not reach.
@@ -323,7 +323,8 @@ class EpochBatches(Sampler):
         order = list(range(self.count))
         if self.train:
             seed = np.random.SeedSequence([self.seed, self.epoch]).generate_state(1)[0]
-            order = torch.randperm(self.count, generator=_generator(int(seed))).tolist()
+            generator = torch.Generator().manual_seed(int(seed))
+            order = torch.randperm(self.count, generator=generator).tolist()
             missing = -self.count % self.world_size
             order += (order * self.world_size)[:missing]
         mine = order[self.rank :: self.world_size]
@@ -338,10 +339,6 @@ class EpochBatches(Sampler):
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         for batch in self._batches():
             yield [(self.epoch, index) for index in batch]
-
-
-def _generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def _start_worker(_: int) -> None:
@@ -403,7 +400,8 @@ def make_loader(
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
         worker_init_fn=_start_worker,
-        generator=_generator(seed),  # so that a loader draws nothing from the run's own numbers
+        # So that a loader draws nothing from the run's own numbers.
+        generator=torch.Generator().manual_seed(seed),
     )
 
 

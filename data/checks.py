@@ -324,22 +324,16 @@ def remapped(
     records: dict[str, list[Record]], classes: ClassTable, merged: ClassTable
 ) -> dict[str, list[Record]]:
     """The records with their pixels by the classes that are left."""
-    before, after = line_targets(classes), line_targets(merged)
-    table = np.arange(256)
-    for line, index in before.items():
+    after, table = line_targets(merged), np.arange(256)
+    for line, index in line_targets(classes).items():
         table[index] = after[line]
-    return {
-        split: [
-            replace(
-                one,
-                pixels=one.pixels
-                if one.pixels is None
-                else np.bincount(table, one.pixels, 256).astype(np.int64),
-            )
-            for one in members
-        ]
-        for split, members in records.items()
-    }
+
+    def moved(one: Record) -> Record:
+        if one.pixels is None:
+            return one
+        return replace(one, pixels=np.bincount(table, one.pixels, 256).astype(np.int64))
+
+    return {split: [moved(one) for one in members] for split, members in records.items()}
 
 
 def _below(path: Path, root: Path) -> str:

@@ -1,5 +1,6 @@
 """The class table of a data set: labelmap.txt, as CVAT writes it, to names and colours and back."""
 
+import itertools
 import json
 import os
 from collections.abc import Sequence
@@ -8,24 +9,19 @@ from pathlib import Path
 import config
 from common.errors import UserError
 from common.text import counted, printable, read_text
-from config import IGNORE_INDEX, RGB, ClassTable
+from config import IGNORE_INDEX, RGB, ClassTable, voc_color
 
 # Names in a class table that mean "not labelled": their pixels become 255.
 IGNORED_NAMES = {"void", "ignore", "ignored", "unlabel", "unlabeled", "unlabelled"}
 # For classes that would be black in overlays.
 SPARE_COLORS = [(255, 40, 90), (0, 160, 255), (255, 200, 0), (150, 80, 255), (0, 200, 120)]
 MAX_CLASSES = 254
-DATUMARO_TABLE = "dataset_meta.json"
-ROBOFLOW_TABLE = "_classes.csv"
 WHITE = (255, 255, 255)  # means "ignored" wherever no class has it
 
 
 def has_class_table(root: Path) -> bool:
     """Whether a folder brings a class table of its own."""
-    return any(
-        os.path.lexists(Path(root) / name)
-        for name in ("labelmap.txt", DATUMARO_TABLE, ROBOFLOW_TABLE)
-    )
+    return any(os.path.lexists(Path(root) / name) for name in READERS)
 
 
 def read_class_table(root: Path) -> ClassTable:
@@ -39,18 +35,16 @@ def read_class_table(root: Path) -> ClassTable:
         UserError: a line that cannot be read, a name or a colour used twice, fewer than two
             classes or more than 254.
     """
-    path = Path(root) / "labelmap.txt"
-    other = Path(root) / DATUMARO_TABLE
-    if not os.path.lexists(path) and os.path.lexists(other):
-        return _read_datumaro(other)
-    other = Path(root) / ROBOFLOW_TABLE
-    if not os.path.lexists(path) and os.path.lexists(other):
-        return _read_roboflow(other)
-    if not os.path.lexists(path):
-        tables = config.ALL_CLASSES, config.LABEL_COLORS_LIST, config.VIS_LABEL_MAP
-        if len({len(table) for table in tables}) > 1:
-            raise UserError("config.py: the three tables of classes differ in length.")
-        return ClassTable.default()
+    for name, read in READERS.items():
+        if os.path.lexists(Path(root) / name):
+            return read(Path(root) / name)
+    tables = config.ALL_CLASSES, config.LABEL_COLORS_LIST, config.VIS_LABEL_MAP
+    if len({len(table) for table in tables}) > 1:
+        raise UserError("config.py: the three tables of classes differ in length.")
+    return ClassTable.default()
+
+
+def _read_labelmap(path: Path) -> ClassTable:
     rows = [
         (*_parse_line(text, f"{printable(path)} line {number}"), False)
         for number, text in enumerate(read_text(path).splitlines(), start=1)
@@ -118,16 +112,18 @@ def _read_roboflow(path: Path) -> ClassTable:
     return _table(rows, path)
 
 
+# The files that may hold the table; the first that is there counts.
+READERS = {
+    "labelmap.txt": _read_labelmap,
+    "dataset_meta.json": _read_datumaro,
+    "_classes.csv": _read_roboflow,
+}
+
+
 def free_color(number: int, taken: list[RGB]) -> RGB:
-    """Pascal VOC's colour of a number: its bits, dealt out to the highest bits of the channels."""
-    while True:
-        color = [0, 0, 0]
-        for bit in range(8):
-            for channel in range(3):
-                color[channel] |= (number >> (3 * bit + channel) & 1) << (7 - bit)
-        if tuple(color) not in (*taken, WHITE):
-            return color[0], color[1], color[2]
-        number += 1
+    """Pascal VOC's colour of a number, or of the next one whose colour is not taken or white."""
+    colors = map(voc_color, itertools.count(number))
+    return next(color for color in colors if color not in (*taken, WHITE))
 
 
 def _parse_line(text: str, where: str) -> tuple[str, RGB]:

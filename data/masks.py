@@ -38,35 +38,15 @@ class MaskReader:
 
     Args:
         classes: the class table.
-        grey: what grey levels mean: "colours" of the table, "indices" of its lines, or
-            "binary", where any value but 0 is the second class.
-        palette: what palette PNGs mean: "colours", or their indices, read as grey levels.
-        jpeg: what grey JPEGs mean: "colours", the nearest one, or "binary".
-        threshold: from which level on a binary JPEG shows the second class.
+        reading: what was decided, as it travels with a model.
         remarks: what else the user should know, for `describe`.
         known: what was learnt of mask files, by path, so that they need not be decoded again.
     """
 
     classes: ClassTable
-    grey: str = "colours"
-    palette: str = "colours"
-    jpeg: str = "colours"
-    threshold: int = 128
+    reading: MaskReading = field(default_factory=MaskReading)
     remarks: tuple[str, ...] = ()
     known: Mapping[Path, Census] = field(default_factory=dict, compare=False, repr=False)
-
-    @classmethod
-    def of(
-        cls, classes: ClassTable, reading: MaskReading, remarks: tuple[str, ...] = ()
-    ) -> "MaskReader":
-        """The reader that reads as was decided before."""
-        ways = reading.grey, reading.palette, reading.jpeg, reading.threshold
-        return cls(classes, *ways, remarks)
-
-    @property
-    def reading(self) -> MaskReading:
-        """What was decided, as it travels with a model."""
-        return MaskReading(self.grey, self.palette, self.jpeg, self.threshold)
 
     @classmethod
     def decide(cls, classes: ClassTable, found: list[Census], remarks: tuple = ()) -> "MaskReader":
@@ -84,15 +64,17 @@ class MaskReader:
         if any(c.lossy for c in found):
             above = f"from level {threshold} on {classes.names[1]!r}"
             remarks = (*remarks, f"JPEGs: {above if jpeg == 'binary' else 'the nearest colour'}")
-        if grey != "binary" and any(_each(levels, _shows_white)) and not _has_white(classes):
+        white = _each(levels, lambda c: np.isin(c.values, 255 if c.grey else 0xFFFFFF).any())
+        if grey != "binary" and any(white) and not _has_white(classes):
             remarks = (*remarks, "255 (white) is ignored")
-        return cls(classes, grey, palette, jpeg, threshold, remarks)
+        return cls(classes, MaskReading(grey, palette, jpeg, threshold), remarks)
 
     def describe(self) -> str:
         """One line: the classes and how masks are read."""
         names = ", ".join(self.classes.names)
         notes = "".join(f"; {remark}" for remark in self.remarks)
-        return f"{len(self.classes)} classes: {names}. Masks: {self._way(self.grey)}{notes}."
+        way = self._way(self.reading.grey)
+        return f"{len(self.classes)} classes: {names}. Masks: {way}{notes}."
 
     def _way(self, way: str) -> str:
         return {
@@ -104,10 +86,10 @@ class MaskReader:
     def _way_of(self, census: Census) -> str:
         """How a mask is read, in words."""
         if census.lossy:
-            return f"levels from {self.threshold} on are {self.classes.names[1]!r}"
-        if census.palette is not None and self.palette == "colours":
+            return f"levels from {self.reading.threshold} on are {self.classes.names[1]!r}"
+        if census.palette is not None and self.reading.palette == "colours":
             return "each palette colour is one of the class table"
-        return self._way(self.grey)
+        return self._way(self.reading.grey)
 
     def refuse_other_reading(self, found: Mapping[Path, Census], origin: str) -> None:
         """Refuse masks that, looked at by themselves, mean other classes than this reader sees.
@@ -174,15 +156,15 @@ class MaskReader:
             UserError: a value means nothing; names the most frequent one.
         """
         values, grey = plane(raw)
-        if raw.lossy and not (grey and self.jpeg == "binary"):
+        if raw.lossy and not (grey and self.reading.jpeg == "binary"):
             rgb = np.dstack([values] * 3) if grey else raw.values
             lines, distance = nearest_lines(rgb, self.classes)
             if (distance > JPEG_TOLERANCE).mean() > JPEG_FAR_SHARE:
                 raise UserError(self.problem(Census.of(raw, self.classes), path))
             return self._targets[lines]
         if raw.lossy:
-            return (values >= self.threshold).astype(np.uint8)
-        if raw.palette is not None and self.palette == "colours":
+            return (values >= self.reading.threshold).astype(np.uint8)
+        if raw.palette is not None and self.reading.palette == "colours":
             table = self._color_table[pack(raw.palette)]
             if table[255] == UNKNOWN:
                 table[255] = IGNORE_INDEX
@@ -201,11 +183,11 @@ class MaskReader:
         """What `decode` makes of each of a census's values, UNKNOWN where it means nothing."""
         values = census.values
         if census.lossy and census.grey:
-            if self.jpeg == "binary":
-                return (values >= self.threshold).astype(np.uint8)
+            if self.reading.jpeg == "binary":
+                return (values >= self.reading.threshold).astype(np.uint8)
             levels = np.repeat(values.astype(np.uint8)[None, :, None], 3, axis=2)
             return self._targets[nearest_lines(levels, self.classes)[0][0]]
-        if census.palette is not None and self.palette == "colours":
+        if census.palette is not None and self.reading.palette == "colours":
             labels = self._of_colours(census.palette)
             labels[(labels == UNKNOWN) & (values == 255)] = IGNORE_INDEX
             return labels
@@ -234,7 +216,7 @@ class MaskReader:
         labels = self.labels_of(census)
         if census.lossy:
             far, color = census.far, census.far_color
-            if census.grey and self.jpeg == "colours":
+            if census.grey and self.reading.jpeg == "colours":
                 levels = np.repeat(census.values.astype(np.uint8)[None, :, None], 3, axis=2)
                 off = nearest_lines(levels, self.classes)[1][0] > JPEG_TOLERANCE
                 counts = census.counts * off
@@ -250,52 +232,49 @@ class MaskReader:
 
     def _of_colours(self, packed: np.ndarray) -> np.ndarray:
         """Class index of some packed colours, uint8."""
-        lines = table_lines(self.classes)
-        table = {0xFFFFFF: IGNORE_INDEX}
-        table |= {int(pack(np.array(color))): self._target(line) for line, color in lines.items()}
-        return np.array([table.get(value, UNKNOWN) for value in packed.tolist()], np.uint8)
+        known = self._known_colors
+        return np.array([known.get(value, UNKNOWN) for value in packed.tolist()], np.uint8)
 
     @cached_property
     def _targets(self) -> np.ndarray:
-        """Class index of every line of the table, uint8."""
-        return np.array([self._target(line) for line in table_lines(self.classes)], np.uint8)
+        """Class index of every line of the table, uint8, 255 for one that is no class."""
+        return np.array([*line_targets(self.classes).values()], np.uint8)
 
-    def _target(self, line: int) -> int:
-        """The class index of a line of the table, 255 for one that is no class."""
-        return line_targets(self.classes)[line]
+    @cached_property
+    def _known_colors(self) -> dict[int, int]:
+        """Class index of the table's packed colours; white is ignored where no line has it."""
+        colors = (int(pack(np.array(color))) for color in table_lines(self.classes).values())
+        return {0xFFFFFF: IGNORE_INDEX} | dict(zip(colors, self._targets.tolist(), strict=True))
 
     @cached_property
     def _color_table(self) -> np.ndarray:
         """Class index of every packed colour, (2**24,) uint8: one look-up a pixel."""
         table = np.full(1 << 24, UNKNOWN, np.uint8)
-        table[0xFFFFFF] = IGNORE_INDEX
-        for line, color in table_lines(self.classes).items():
-            table[pack(np.array(color))] = self._target(line)
+        table[[*self._known_colors]] = [*self._known_colors.values()]
         return table
 
     @cached_property
     def _level_table(self) -> np.ndarray:
         """Class index of every grey level, (257,) uint8, the last for all larger numbers."""
         table = np.full(257, UNKNOWN, np.uint8)
-        if self.grey == "binary":
+        if self.reading.grey == "binary":
             table[:] = 1
             table[0] = 0
             return table
-        lines = table_lines(self.classes)
         if not _has_white(self.classes):
             table[255] = IGNORE_INDEX
-        for line, color in lines.items():
-            if self.grey == "indices":
-                table[line] = self._target(line)
+        for line, color in table_lines(self.classes).items():
+            if self.reading.grey == "indices":
+                table[line] = self._targets[line]
             elif len(set(color)) == 1:
-                table[color[0]] = self._target(line)
+                table[color[0]] = self._targets[line]
         return table
 
     def _explain_unknown(self, census: Census, unknown: np.ndarray, path: Path) -> str:
         """The most frequent value that means nothing, and what it may have been meant to be."""
         remedy = "Fix the mask or add the class to labelmap.txt."
         lines, values = table_lines(self.classes), census.values
-        as_colors = census.palette is not None and self.palette == "colours"
+        as_colors = census.palette is not None and self.reading.palette == "colours"
         if as_colors:
             values = census.palette
         times: Counter = Counter()
@@ -303,7 +282,7 @@ class MaskReader:
             times[value] += int(count)
         value, count = times.most_common(1)[0]
         many = counted(count, "pixel|pixels")
-        if census.grey and not as_colors and self.grey == "indices":
+        if census.grey and not as_colors and self.reading.grey == "indices":
             last = len(lines) - 1
             return (
                 f"{printable(path)} has the value {value} on {many}; the class table has "
@@ -319,17 +298,13 @@ class MaskReader:
 
     def _name_of(self, line: int) -> str:
         """The class of a line of the table."""
-        target = self._target(line)
+        target = self._targets[line]
         return "ignored" if target == IGNORE_INDEX else self.classes.names[target]
 
 
 def _has_white(classes: ClassTable) -> bool:
     """Whether a class is white; only if none is, 255 means "ignore"."""
     return (255, 255, 255) in classes.colors
-
-
-def _shows_white(census: Census) -> bool:
-    return not census.lossy and bool(np.isin(census.values, 255 if census.grey else 0xFFFFFF).any())
 
 
 def _decide_palette(classes: ClassTable, found: list[Census]) -> str:

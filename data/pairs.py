@@ -75,21 +75,6 @@ class Matching:
     without_image: list[Path]
 
 
-def find_pairs(root: Path, split: str, skip_bad: bool = False) -> list[Pair]:
-    """Pair the photographs of a split with their masks by name, sorted.
-
-    `a.jpg` belongs to `a.png` or to `a_mask.png`, with any picture's ending in any case.
-
-    Args:
-        split: "train", "valid" or "test".
-        skip_bad: leave out photographs that have no mask or several.
-
-    Raises:
-        UserError: folders are missing or empty, masks are missing or ambiguous.
-    """
-    return usable_pairs(match_split(root, split), skip_bad)
-
-
 def usable_pairs(found: Matching, skip_bad: bool = False) -> list[Pair]:
     """The pairs of a split, if every photograph has one mask.
 
@@ -128,6 +113,11 @@ def explain_ambiguous(first: Path, second: Path) -> str:
 
 def match_split(root: Path, split: str) -> Matching:
     """Find the mask of each photograph of a split, and what has no partner.
+
+    `a.jpg` belongs to `a.png` or to `a_mask.png`, with any picture's ending in any case.
+
+    Args:
+        split: "train", "valid" or "test".
 
     Raises:
         UserError: folders are missing, or hold no photographs.
@@ -246,7 +236,8 @@ def _cvat_names(root: Path, split: str) -> list[str]:
     if own and (has_valid or split == "test"):
         return _read_names(own[0])
     rest = [path for name, path in lists.items() if name not in ("test", *CVAT_LISTS["valid"])]
-    names = sorted({name for path in rest for name in _read_names(path)}, key=_checksum)
+    names = {name for path in rest for name in _read_names(path)}
+    names = sorted(names, key=lambda name: zlib.crc32(name.encode("utf-8", "surrogateescape")))
     count = 0 if has_valid else max(1, round(CVAT_VALID_SHARE * len(names)))
     chosen = names[:count] if split == "valid" else names[count:]
     if not chosen:
@@ -267,10 +258,6 @@ def _read_names(path: Path) -> list[str]:
     if not names:
         raise UserError(f"{printable(path)} names no pictures; export again from CVAT.")
     return names
-
-
-def _checksum(name: str) -> int:
-    return zlib.crc32(name.encode("utf-8", "surrogateescape"))
 
 
 def data_fingerprint(root: Path, splits: Iterable[list[Pair]]) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from common import distributed
 from common.errors import UserError
 from common.text import counted, printable
-from config import ClassTable, DataChoices, MaskReading
+from config import DataChoices, MaskReading
 from data.census import Census
 from data.classes import merged_classes, read_class_table
 from data.facts import Facts, learn
@@ -70,11 +70,6 @@ class Source:
     unmerged: MaskReader | None = None
     undivided: str = ""
 
-    @property
-    def remarks(self) -> tuple[str, ...]:
-        """What a person should know of how the data are read; `reader.describe` prints it."""
-        return self.reader.remarks
-
     def fingerprint(self, splits: Iterable[list[Pair]]) -> str:
         """Hex digest of the files of some lists of pairs: whether a run resumes on the same."""
         return data_fingerprint(self.root, splits)
@@ -128,20 +123,11 @@ def open_source(
         UserError: no such data set or split, a picture whose mask cannot be had, or a split whose
             masks mean something else than those of the training.
     """
-    root, wanted = Path(root), None if splits is None else tuple(splits)
-    choices = choices or DataChoices()
+    wanted = None if splits is None else tuple(splits)
 
     def work() -> Source:
-        layout = _layout(root, choices, cache)
-        if layout is None:
-            names = wanted or [split for split in SPLITS if has_split(root, split)]
-            found = {split: match_split(root, split) for split in names}
-            divided = bool(split_remark(root))
-        else:
-            found, divided = _of_layout(layout, wanted, root, skip_bad)
-        pairs = {split: usable_pairs(matching, skip_bad) for split, matching in found.items()}
-        source = Source(root, MaskReader(ClassTable.default()), found, pairs, divided)
-        source = _look_into(source, layout, choices, as_trained, photographs, cache)
+        look = (choices or DataChoices(), as_trained, photographs, cache)
+        source = _open(Path(root), wanted, skip_bad, *look)
         source.refuse_other_readings()
         return source
 
@@ -154,73 +140,72 @@ def survey_source(root: Path, *, choices: DataChoices | None = None, cache: bool
     Raises:
         UserError: no such data set, or none that could be read at all.
     """
-    root, choices = Path(root), choices or DataChoices()
-    layout = _layout(root, choices, cache)
-    if layout is None:
-        found = {split: match_split(root, split) for split in SPLITS if has_split(root, split)}
-        divided = bool(split_remark(root))
-    else:
-        found, divided = _of_layout(layout, None, root, None)
-    pairs = {split: matching.pairs for split, matching in found.items()}
-    source = Source(root, MaskReader(ClassTable.default()), found, pairs, divided)
-    return _look_into(source, layout, choices, None, True, cache)
+    return _open(Path(root), None, None, choices or DataChoices(), None, True, cache)
 
 
-def _look_into(
-    source: Source,
-    layout: Annotated | FolderOfMasks | None,
+def _open(
+    root: Path,
+    wanted: tuple[str, ...] | None,
+    skip_bad: bool | None,
     choices: DataChoices,
     as_trained: MaskReading | None,
     photographs: bool,
     cache: bool,
 ) -> Source:
-    """Learn what the files are, and settle how masks are read.
+    """Match the files of some splits, learn what they are, and settle how masks are read.
 
     Args:
-        source: whose reader is not known yet.
-        layout: of the data set.
-        choices, as_trained, photographs, cache: as `open_source` takes them.
+        skip_bad: as in `open_source`; None neither refuses nor lists what cannot be used.
     """
+    layout = _layout(root, choices, cache)
     if layout is None:
-        root, problems = source.root, []
-        classes, remarks = read_class_table(root), split_remark(root)
+        names = wanted or [split for split in SPLITS if has_split(root, split)]
+        found = {split: match_split(root, split) for split in names}
+        divided = bool(split_remark(root))
     else:
-        root, problems = layout.root, layout.problems
-        classes, remarks = layout.classes, source.divided * (DIVIDED,)
-    everything = [pair for own in source.pairs.values() for pair in own]
+        found, divided = _of_layout(layout, wanted, root, skip_bad)
+    pairs = {
+        split: own.pairs if skip_bad is None else usable_pairs(own, skip_bad)
+        for split, own in found.items()
+    }
+    if layout is None:
+        classes, remarks, problems = read_class_table(root), split_remark(root), []
+    else:
+        root, classes, problems = layout.root, layout.classes, layout.problems
+        remarks = divided * (DIVIDED,)
+    everything = [pair for own in pairs.values() for pair in own]
     facts = learn(root, everything, classes, photographs=photographs, use_cache=cache)
     origin = TRAINING if as_trained is None else MODEL
     if isinstance(layout, Annotated):
         reader, origin = layout.reader(remarks), PAINTED
     elif as_trained is None:
-        training = _training(source, layout)
+        training, learnt = _training(pairs, divided, root, layout), facts
         if set(training) - set(everything):
             learnt = learn(root, training, classes, photographs=False, use_cache=cache)
-        else:
-            learnt = facts
         reader = MaskReader.decide(classes, _readable(training, learnt), remarks)
     else:
-        reader = MaskReader.of(classes, as_trained, remarks)
+        reader = MaskReader(classes, as_trained, remarks)
     reader = dataclasses.replace(reader, known=facts.censuses(everything))
     merged = merged_classes(reader.classes, choices.merge, choices.ignore)
     own = dataclasses.replace(reader, classes=merged)
-    changes = {"root": root, "problems": problems, "facts": facts, "origin": origin}
-    return dataclasses.replace(source, reader=own, unmerged=reader, **changes)
+    return Source(root, own, found, pairs, divided, problems, facts, origin, unmerged=reader)
 
 
-def _training(source: Source, layout: FolderOfMasks | None) -> list[Pair]:
+def _training(
+    pairs: dict[str, list[Pair]], divided: bool, root: Path, layout: FolderOfMasks | None
+) -> list[Pair]:
     """The pairs whose masks decide how all are read: the training's, or else the first split's."""
-    wanted = _learnt(source.divided)
-    if set(wanted) <= source.pairs.keys():
-        return [pair for split in wanted for pair in source.pairs[split]]
+    wanted = _learnt(divided)
+    if set(wanted) <= pairs.keys():
+        return [pair for split in wanted for pair in pairs[split]]
     try:
         if layout is not None:
             own = layout.match(layout.splits() & {"train", None}).pairs
         else:
-            own = [pair for split in wanted for pair in match_split(source.root, split).pairs]
+            own = [pair for split in wanted for pair in match_split(root, split).pairs]
     except UserError:  # a folder to measure on, without a training
         own = []
-    return own or next(iter(source.pairs.values()))
+    return own or next(iter(pairs.values()))
 
 
 def _learnt(divided: bool) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from torch import nn
 from common.errors import UserError
 from common.files import replacing
 from common.text import printable
-from config import ClassTable, DataChoices, MaskReading, ModelConfig
+from config import ClassTable, DataChoices, MaskReading, ModelConfig, voc_color
 from models.heads import HEADS
 from models.timm_backbone import is_timm
 from models.variants import VARIANTS
@@ -28,8 +28,8 @@ FORMAT = 1
 # NVIDIA's files carry caches of the size that was trained at. They are computed, never learnt.
 CACHES = (".relative_coords_table", ".relative_position_index", ".relative_bias")
 # What weights are made of; a file may hold other kinds of tensors, which no layer of ours has.
-_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-PLAIN_TYPES = (*_FLOATS, torch.int32, torch.int64, torch.uint8, torch.bool)
+PLAIN_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+PLAIN_TYPES += (torch.int32, torch.int64, torch.uint8, torch.bool)
 # The carrier tokenizer's position convolution is stored there a second time under this name.
 SECOND_NAME = ".to_global_feature.pos."
 
@@ -253,15 +253,5 @@ def infer_description(state: dict, path: Path) -> tuple[ModelConfig, ClassTable]
     if count != len(classes):
         names = tuple(f"class {index}" for index in range(count))
         grey = tuple((value, value, value) for value in range(count))
-        colours = ((0, 0, 0), *(_distinct(index) for index in range(1, count)))
-        classes = ClassTable(names, grey, colours)
+        classes = ClassTable(names, grey, tuple(map(voc_color, range(count))))
     return ModelConfig(num_classes=count), classes
-
-
-def _distinct(index: int) -> tuple[int, int, int]:
-    """The Pascal VOC colour of a class index: its bits spread over red, green and blue."""
-    color = [0, 0, 0]
-    for bit in range(8):
-        for channel in range(3):
-            color[channel] |= (index >> (3 * bit + channel) & 1) << (7 - bit)
-    return color[0], color[1], color[2]

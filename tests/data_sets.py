@@ -7,7 +7,7 @@ from PIL import Image
 
 from data.images import write_image
 from data.masks import MaskReader
-from data.pairs import find_pairs
+from data.pairs import Pair, match_split, usable_pairs
 from data.source import open_source
 
 COFFEE = "background:0,0,0::\nleaf:0,176,0::\nsymptom:255,0,0::\n"
@@ -50,6 +50,11 @@ def save_with_exif(path: Path, image: np.ndarray, orientation: int) -> None:
 def reader_of(root: Path) -> MaskReader:
     """How the masks of a data set are read, as its training split decides."""
     return open_source(root, ("train",), photographs=False).reader
+
+
+def find_pairs(root: Path, split: str, skip_bad: bool = False) -> list[Pair]:
+    """The pairs of a split of a data set in this program's own layout, or CVAT's."""
+    return usable_pairs(match_split(root, split), skip_bad)
 
 
 def read_first(root: Path) -> np.ndarray:

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from data_sets import blobs, make_data, reader_of
+from data_sets import blobs, find_pairs, make_data, reader_of
 from tiny_world import apart
 
 import datasets
@@ -22,7 +22,6 @@ from config import IMAGENET_MEAN, IMAGENET_STD
 from data import images
 from data.checks import check_pairs
 from data.images import Normalisation, read_image, write_image
-from data.pairs import find_pairs
 from data.source import open_source
 from datasets import SegmentationDataset, make_augmentation, make_loader
 from training.precision import Precision

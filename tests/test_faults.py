@@ -23,7 +23,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from data_sets import reader_of
+from data_sets import find_pairs, reader_of
 from house import modules
 from PIL import Image
 from run_tiny import add_tiny
@@ -45,7 +45,7 @@ from data.checks import check_data_set
 from data.classes import read_class_table
 from data.images import read_image
 from data.inputs import find_inputs, result_path
-from data.pairs import data_fingerprint, find_pairs
+from data.pairs import data_fingerprint
 from inference.journal import Journal
 from inference.results import ENDINGS
 from models.checkpoint import read_checkpoint

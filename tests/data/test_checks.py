@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_sets import COFFEE, COLORS, blobs, make_data, photo, save_with_exif
+from data_sets import COFFEE, COLORS, blobs, find_pairs, make_data, photo, save_with_exif
 from PIL import Image
 from tiny_annotations import all_pairs, coco, square, write_json, write_photo
 
@@ -13,7 +13,6 @@ from common.errors import UserError
 from data.cache import cache_folder
 from data.checks import check_data_set, check_pairs, examine_source, survey, unlearnt
 from data.images import write_image
-from data.pairs import find_pairs
 from data.source import open_source
 from data.splits import everything_of, settle_split
 from training.flags import make_parser

@@ -8,13 +8,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from data_sets import reader_of
+from data_sets import find_pairs, reader_of
 from PIL import Image
 
 from config import IMAGENET_MEAN
 from data import crops
 from data.crops import Box, PhotoStore, cut, tile_boxes, view_size
-from data.pairs import find_pairs
 from datasets import CropDataset, make_loader
 
 SIZES = [(90, 120), (40, 30), (200, 70)]

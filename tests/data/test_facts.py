@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from common.errors import UserError
-from config import ClassTable
+from config import ClassTable, MaskReading
 from data import images
 from data.cache import FileCache, cache_folder
 from data.census import MOST_VALUES, Census
@@ -119,7 +119,7 @@ def test_a_census_stays_small_whatever_the_mask_is():
     levels[0, 0] = 0
     census = Census.of(RawMask(levels, None, False), ClassTable.default())
     assert len(census.values) == MOST_VALUES
-    reader = MaskReader(ClassTable.default(), grey="binary")
+    reader = MaskReader(ClassTable.default(), MaskReading(grey="binary"))
     zeros = int((levels == 0).sum())
     assert reader.pixels_of(census)[:2].tolist() == [zeros, levels.size - zeros]
 
@@ -128,7 +128,7 @@ def test_another_split_never_changes_how_the_training_is_read(tmp_path):
     """Grey 0 and 1 are lines of the table; a test split in black and white made them "not 0"."""
     root = make_data(tmp_path, [blobs((0, 1))])
     alone = open_source(root).reader
-    assert alone.grey == "indices"
+    assert alone.reading.grey == "indices"
     for folder in ("images", "masks"):
         (root / f"test_{folder}").mkdir()
     for number in range(5):
@@ -192,7 +192,7 @@ def test_the_reading_that_travels_with_a_model_decides(tmp_path):
     root = make_data(tmp_path, [blobs((0, 1))])
     reading = open_source(make_data(tmp_path / "b", [blobs((0, 255))])).reader.reading
     source = open_source(root, ("valid",), as_trained=reading)
-    assert source.reader.grey == "binary"
+    assert source.reader.reading.grey == "binary"
     other = make_data(tmp_path / "c", [blobs((0, 255))])
     with pytest.raises(UserError, match="in the masks that the model learnt from"):
         open_source(other, ("valid",), as_trained=open_source(root).reader.reading)

@@ -2,13 +2,22 @@
 
 import numpy as np
 import pytest
-from data_sets import COFFEE, COLORS, blobs, make_data, photo, read_first, reader_of, save_with_exif
+from data_sets import (
+    COFFEE,
+    COLORS,
+    blobs,
+    find_pairs,
+    make_data,
+    photo,
+    read_first,
+    reader_of,
+    save_with_exif,
+)
 from PIL import Image
 
 from common.errors import UserError
 from data.classes import read_class_table
 from data.images import read_image, write_image
-from data.pairs import find_pairs
 
 
 def palette_picture(colors: list, mask: np.ndarray) -> Image.Image:
@@ -96,7 +105,7 @@ def test_the_reading_is_decided_over_all_masks(tmp_path):
     """One mask alone, 0 and 1, would be an index mask; the other shows that it is none."""
     root = make_data(tmp_path, [blobs((0, 1)), blobs((0, 38))])
     reader = reader_of(root)
-    assert reader.grey == "binary"
+    assert reader.reading.grey == "binary"
     assert "every value but 0 is 'disease'" in reader.describe()
 
 

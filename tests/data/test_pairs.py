@@ -4,12 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_sets import COFFEE, COLORS, blobs, make_data, photo, read_first, reader_of
+from data_sets import COFFEE, COLORS, blobs, find_pairs, make_data, photo, read_first, reader_of
 from PIL import Image
 
 from common.errors import UserError
 from data.images import write_image, write_mask
-from data.pairs import data_fingerprint, find_pairs
+from data.pairs import data_fingerprint
 
 
 def test_pairs_are_found_by_stem_with_any_ending(tmp_path):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from common.errors import UserError
-from config import ClassTable
+from config import ClassTable, MaskReading
 from data.masks import MaskReader
 from data.pairs import Pair
 from data.splits import (
@@ -24,7 +24,8 @@ from data.splits import (
 )
 
 READER = MaskReader(
-    ClassTable(("soil", "leaf", "spot"), ((0, 0, 0),) * 3, ((0, 0, 0),) * 3), grey="indices"
+    ClassTable(("soil", "leaf", "spot"), ((0, 0, 0),) * 3, ((0, 0, 0),) * 3),
+    MaskReading(grey="indices"),
 )
 
 

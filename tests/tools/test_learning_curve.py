@@ -5,12 +5,12 @@ import shlex
 import sys
 
 import pytest
+from data_sets import find_pairs
 from run_tiny import add_tiny
 from tiny_data import write_data
 
 import train
 from common.errors import UserError
-from data.pairs import find_pairs
 from tools import learning_curve
 from trust.growth import CANNOT_KNOW
 

@@ -4,9 +4,9 @@ import json
 import sys
 
 import pytest
+from data_sets import find_pairs
 from tiny_data import write_data
 
-from data.pairs import find_pairs
 from tools import leaf_splits, mean_of_seeds
 
 
