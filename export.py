@@ -40,12 +40,13 @@ from data.images import list_images, read_image
 from data.source import open_source
 from inference import onnx_model
 from inference.evaluation import evaluate_pairs
-from inference.predictor import Predictor, model_files
+from inference.predictor import Predictor
 from inference.quantisation import inputs_of, quantise
 from metrics import ConfusionMatrix
 from models.checkpoint import FORMAT
 from models.deploy import fix_positions, fold_batchnorm
 from segmentation_model import Loaded, load_model
+from training.run_folder import model_files
 
 # Share of pixels that may get another class than PyTorch gives them.
 MAX_DIFFERENT = {"": 0.001, "half": 0.001, "int8": 0.005}

@@ -13,7 +13,6 @@ from typing import Self
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -22,12 +21,12 @@ from common.errors import UserError
 from config import ClassTable, ModelConfig, Size
 from data.crops import view_size
 from data.images import Normalisation, fit_within, resize_image, resize_mask
-from data.splits import FOLDS_FILE, Division
 from inference import onnx_model
 from inference.prediction import MeanBands, Prediction, collect, collect_mask
 from models.deploy import fix_positions, fold_batchnorm
+from models.heads import resize
 from segmentation_model import load_model
-from training.run_folder import BEST, fold_folder
+from training.run_folder import model_files
 
 # Rows of a picture whose scores are held at once: K x BAND x W floats, whatever the height.
 BAND = 512
@@ -69,11 +68,12 @@ class Predictor:
     def __post_init__(self):
         self.size = self.size or self.config.input_size
         self._crops = self.config.crop_side is not None
-        self._tile = (self.tile, self.tile) if self.tile else self.size if self._crops else None
+        self._tile = (self.tile, self.tile) if self.tile else self.size
         if self.overlap is None:
             self.overlap = 0.25 if self._crops else 0.5
         self._warned = False
-        self.to(torch.device(self.device))
+        self.device = torch.device(self.device)
+        self.model = self.model.to(self.device).eval()
         self._normalise = Normalisation(self.config.mean, self.config.std)
 
     @staticmethod
@@ -125,11 +125,6 @@ class Predictor:
         """The predictors whose mean this one is: itself alone."""
         return [self]
 
-    def to(self, device: torch.device) -> None:
-        """Move the model."""
-        self.device = device
-        self.model = self.model.to(device).eval()
-
     # --- Whole pictures ---
 
     @torch.inference_mode()
@@ -163,17 +158,6 @@ class Predictor:
     def masks(self, images: list[np.ndarray]) -> list[np.ndarray]:
         """Class indices (H, W) uint8 of each picture, HWC uint8 RGB, at its own size."""
         return list(self.masks_at(images, [image.shape[:2] for image in images]))
-
-    def segment(
-        self, images: list[np.ndarray], with_probabilities: bool = False
-    ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-        """As `masks`, each with the probabilities of the classes where they are asked for.
-
-        Yields:
-            for each picture (H, W) uint8, and (K, H, W) float16 in [0, 1] or None.
-        """
-        for prediction in self.read(images, with_probabilities=with_probabilities):
-            yield prediction.mask, prediction.probabilities
 
     def read(
         self,
@@ -270,9 +254,8 @@ class Predictor:
         Yields:
             the band's first row, and its scores (K, rows, W).
         """
-        (h, w), (H, W) = scores.shape[1:], size
-        if w != W:
-            scores = F.interpolate(scores[None], (h, W), mode="bilinear", align_corners=False)[0]
+        h, (H, W) = scores.shape[1], size
+        scores = resize(scores[None], (h, W))[0]
         # Along the height by hand, so that the whole picture's scores never exist at once.
         rows = ((torch.arange(H, device=scores.device) + 0.5) * (h / H) - 0.5).clamp(0, h - 1)
         above = rows.floor().long()
@@ -326,8 +309,8 @@ class Predictor:
         Yields:
             the band's first row, and its scores (K, rows, W).
         """
-        sides = self._tile or self.size
-        (height, width), (H, W) = sides, image.shape[:2]
+        sides, (H, W) = self._tile, image.shape[:2]
+        height, width = sides
         tops, lefts = (
             _starts(length, side, max(1, round(side * (1 - self.overlap))))
             for length, side in ((H, height), (W, width))
@@ -379,24 +362,12 @@ class Ensemble(Predictor):
         """The predictors whose mean this one is."""
         return self._members
 
-    def to(self, device: torch.device) -> None:
-        """Move all models."""
-        self.device = device
-        for member in self.members:
-            member.to(device)
-
     @torch.inference_mode()
     def frame_scores(self, frames: list[np.ndarray]) -> Tensor:
         """The logarithm of the mean probabilities, (B, K, h, w), at the finest member's size."""
         parts = [member.frame_scores(frames).softmax(1) for member in self.members]
         size = max((part.shape[-2:] for part in parts), key=math.prod)
-        parts = [
-            part
-            if part.shape[-2:] == size
-            else F.interpolate(part, size, mode="bilinear", align_corners=False)
-            for part in parts
-        ]
-        return (sum(parts) / len(parts)).clamp(min=1e-9).log()
+        return (sum(resize(part, size) for part in parts) / len(parts)).clamp(min=1e-9).log()
 
     def tiled_bands(self, image: np.ndarray) -> Iterator[tuple[int, Tensor]]:
         """The logarithm of the mean probabilities of all members' tiles, band by band."""
@@ -413,31 +384,6 @@ class Ensemble(Predictor):
         all_parts = zip(*(m._bands_of(images, sizes) for m in self.members), strict=True)
         for parts, size in zip(all_parts, sizes, strict=True):
             yield MeanBands([bands for bands, _ in parts]), size
-
-
-def model_files(models: Path | Sequence[Path]) -> list[Path]:
-    """The files of models that --model names; a folder of folds stands for the best of each fold.
-
-    Raises:
-        UserError: a fold is not trained yet, or folds.csv is none.
-    """
-    files = []
-    for model in [models] if isinstance(models, str | Path) else models:
-        model = Path(model)
-        if (model / FOLDS_FILE).is_file():
-            count = Division.read(model / FOLDS_FILE, "fold").count
-            own = [fold_folder(model, number) / BEST["miou"] for number in range(count)]
-            missing = [path for path in own if not path.is_file()]
-            if missing:
-                raise UserError(
-                    f"{missing[0]} is not there: {model} is a model once each of its {count} folds "
-                    f"is trained; go on with train.py --out-dir {model} --resume."
-                )
-            files += own
-        else:
-            best = model / BEST["miou"]
-            files.append(best if best.is_file() else model)
-    return files
 
 
 def _starts(length: int, side: int, step: int) -> list[int]:

@@ -6,7 +6,7 @@ import json
 import math
 import shlex
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from common import distributed
 from common.errors import UserError
 from common.files import lock_folder, replacing, without_nan, write_csv, write_text
 from config import ClassTable, ModelConfig
-from data.splits import MAX_FOLDS
+from data.splits import FOLDS_FILE, MAX_FOLDS, Division
 from models.checkpoint import read_checkpoint, save_checkpoint
 from training.state import best_epoch
 from utils import plot_curves
@@ -45,6 +45,31 @@ def checkpoints_of_folds(out_dir: Path) -> Iterator[Path]:
     return (folder / "last.pth" for folder in folders if (folder / "last.pth").is_file())
 
 
+def model_files(models: Path | Sequence[Path]) -> list[Path]:
+    """The files of models that --model names; a folder of folds stands for the best of each fold.
+
+    Raises:
+        UserError: a fold is not trained yet, or folds.csv is none.
+    """
+    files = []
+    for model in [models] if isinstance(models, str | Path) else models:
+        model = Path(model)
+        if (model / FOLDS_FILE).is_file():
+            count = Division.read(model / FOLDS_FILE, "fold").count
+            own = [fold_folder(model, number) / BEST["miou"] for number in range(count)]
+            missing = [path for path in own if not path.is_file()]
+            if missing:
+                raise UserError(
+                    f"{missing[0]} is not there: {model} is a model once each of its {count} folds "
+                    f"is trained; go on with train.py --out-dir {model} --resume."
+                )
+            files += own
+        else:
+            best = model / BEST["miou"]
+            files.append(best if best.is_file() else model)
+    return files
+
+
 class RunFolder:
     """The one place that knows a run's files by name and decides which of them may be replaced.
 
@@ -58,6 +83,7 @@ class RunFolder:
     def __init__(self, path: Path, out_dir: Path | None = None):
         self.path, self.out_dir = path, out_dir or path
         self.last, self.report = path / "last.pth", path / "report.html"
+        self.history = path / "history.csv"
         self.best = {figure: path / name for figure, name in BEST.items()}
         self.board = None  # TensorBoard's writer, if there is one
         self._token = ""
@@ -98,16 +124,11 @@ class RunFolder:
                 f"{', '.join(epochs)}): the shared disk lags. Start the same command again."
             )
 
-    def is_used(self) -> bool:
-        """Whether a run has left anything there."""
-        return any((self.path / name).exists() for name in PRODUCTS)
-
     def is_finished(self, epochs: int) -> bool:
         """Whether a run of so many epochs has had them all and was measured."""
-        history = self.path / "history.csv"
-        if not self.report.is_file() or not history.is_file():
+        if not self.report.is_file() or not self.history.is_file():
             return False
-        return len(history.read_bytes().splitlines()) > epochs
+        return len(self.history.read_bytes().splitlines()) > epochs
 
     def refuse_if_used(self, begun_again: bool = False) -> None:
         """Never replace a run unasked.
@@ -120,7 +141,7 @@ class RunFolder:
         """
         if begun_again and self._holds_only_a_beginning():
             return
-        if self.is_used():
+        if any((self.path / name).exists() for name in PRODUCTS):
             resume = "pass --resume to go on, " if self.last.is_file() else "pass "
             raise UserError(
                 f"{self.path}/ already holds a run ({self.describe()}): {resume}"
@@ -129,8 +150,7 @@ class RunFolder:
 
     def _holds_only_a_beginning(self) -> bool:
         """Whether all that lies here was written for a first epoch that was not finished."""
-        history = self.path / "history.csv"
-        longer = history.is_file() and history.read_bytes().count(b"\n") > 2
+        longer = self.history.is_file() and self.history.read_bytes().count(b"\n") > 2
         if longer or self.last.exists() or self.report.exists():
             return False
         made = [path for path in (*self.best.values(), self.path / "model.pth") if path.exists()]
@@ -138,11 +158,10 @@ class RunFolder:
 
     def describe(self) -> str:
         """What the folder's run reached, for a message."""
-        history = self.path / "history.csv"
-        if not history.is_file():
+        if not self.history.is_file():
             return "no epoch finished"
         try:
-            with open(history, newline="", encoding="utf-8") as file:
+            with open(self.history, newline="", encoding="utf-8") as file:
                 rows = list(csv.DictReader(file))
             best = max((float(row["valid_miou"]) for row in rows), default=math.nan)
         except (KeyError, TypeError, ValueError, csv.Error):

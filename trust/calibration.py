@@ -19,10 +19,11 @@ from common.text import counted, read_text
 from config import ClassTable
 from data.splits import FOLDS_FILE
 from inference.prediction import SoftCounts
-from inference.predictor import Predictor, model_files
+from inference.predictor import Predictor
 from metrics import SeverityTable
 from models.checkpoint import add_to_checkpoint, read_checkpoint
 from models.digests import sha256
+from training.run_folder import model_files
 
 CALIBRATION_FILE = "calibration.json"
 BINS = 15

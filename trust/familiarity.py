@@ -17,8 +17,9 @@ from tqdm import tqdm
 
 from common.errors import UserError
 from data.images import read_image
-from inference.predictor import Predictor, model_files
+from inference.predictor import Predictor
 from models.checkpoint import add_to_checkpoint, is_plain, read_checkpoint
+from training.run_folder import model_files
 
 NEIGHBOURS = 5
 MOST_PICTURES = 2000  # that are remembered; more would crowd the checkpoint

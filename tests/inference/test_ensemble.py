@@ -52,7 +52,8 @@ def members(**options) -> list[Predictor]:
 
 
 def probabilities(predictor: Predictor) -> list[np.ndarray]:
-    return [probs.astype(float) for _, probs in predictor.segment(IMAGES, True)]
+    said = predictor.read(IMAGES, with_probabilities=True)
+    return [prediction.probabilities.astype(float) for prediction in said]
 
 
 @pytest.mark.parametrize(
@@ -63,9 +64,9 @@ def test_an_ensemble_is_the_mean_of_its_members_at_the_pictures_own_size(options
     together = Ensemble(members(**options))
     for actual, first, second in zip(probabilities(together), *own, strict=True):
         assert np.allclose(actual, (first + second) / 2, atol=1e-3)
-    for mask, probs in together.segment(IMAGES, True):
-        clear = np.abs(probs[0].astype(float) - 0.5) > 1e-2
-        assert np.array_equal(mask[clear], probs.argmax(0)[clear])
+    for said in together.read(IMAGES, with_probabilities=True):
+        clear = np.abs(said.probabilities[0].astype(float) - 0.5) > 1e-2
+        assert np.array_equal(said.mask[clear], said.probabilities.argmax(0)[clear])
 
 
 def test_bands_that_are_cut_at_different_rows_meet(monkeypatch):
@@ -137,7 +138,8 @@ def test_scripts_take_a_folder_of_folds_and_an_export_refuses_it(folder, tmp_pat
     monkeypatch.setattr(sys, "argv", ["inference_image.py", *flags])
     assert inference_image.main() == 0
     saved = np.load(tmp_path / "out/leaf_prob.npz")
-    expected = next(Predictor.load(folder, device="cpu").segment(IMAGES[:1], True))[1]
+    said = Predictor.load(folder, device="cpu").read(IMAGES[:1], with_probabilities=True)
+    expected = next(said).probabilities
     assert any(np.array_equal(saved[name], expected) for name in saved.files)
     monkeypatch.setattr(sys, "argv", ["export.py", "--model", str(folder)])
     with pytest.raises(UserError, match=r"names 2; export them one by one.*fold_0"):

@@ -37,6 +37,10 @@ class Smooth(nn.Module):
         return torch.cat([-score, score], dim=1) * 4
 
 
+def probabilities_of(predictor, image):
+    return next(predictor.read([image], with_probabilities=True)).probabilities
+
+
 def make(model=None, size=(64, 64), **options):
     config = ModelConfig(input_size=size, mean=(0.5,) * 3, std=(0.25,) * 3)
     return Predictor(model or Bright(), config, CLASSES, **options)
@@ -99,10 +103,10 @@ def test_tiles_give_what_the_whole_picture_gives_at_its_own_resolution():
 
 def test_blending_tiles_hides_their_borders():
     image = np.kron(RNG.integers(0, 255, (20, 20, 3)), np.ones((8, 8, 1))).astype(np.uint8)
-    whole = next(make(Smooth(), size=(160, 160)).segment([image], True))[1].astype(float)
+    whole = probabilities_of(make(Smooth(), size=(160, 160)), image).astype(float)
     errors = {}
     for overlap in (0.0, 0.5):
-        _, tiled = next(make(Smooth(), tile=64, overlap=overlap).segment([image], True))
+        tiled = probabilities_of(make(Smooth(), tile=64, overlap=overlap), image)
         errors[overlap] = np.abs(tiled.astype(float) - whole).max()
     assert errors[0.5] < 0.5 * errors[0.0]
 
@@ -129,8 +133,8 @@ def test_flips_average_what_the_mirror_images_give():
             return torch.cat([-ramp, ramp], dim=1)
 
     image = np.zeros((64, 64, 3), np.uint8)
-    plain = next(make(Leftish()).segment([image], True))[1]
-    flipped = next(make(Leftish(), flips=True).segment([image], True))[1]
+    plain = probabilities_of(make(Leftish()), image)
+    flipped = probabilities_of(make(Leftish(), flips=True), image)
     assert plain[1, 0, 0] > 0.99
     assert np.allclose(flipped, flipped[:, ::-1, ::-1], atol=2e-3)
     assert np.allclose(flipped, flipped[:, :, ::-1], atol=2e-3)
@@ -140,7 +144,7 @@ def test_flips_average_what_the_mirror_images_give():
 def test_probabilities_sum_to_one_and_agree_with_the_mask(options):
     image = RNG.integers(0, 255, (90, 120, 3), dtype=np.uint8)
     predictor = make(Smooth(), **options)
-    probabilities = next(predictor.segment([image], True))[1].astype(np.float32)
+    probabilities = probabilities_of(predictor, image).astype(np.float32)
     assert np.allclose(probabilities.sum(0), 1, atol=2e-3)
     clear = np.abs(probabilities[0] - 0.5) > 1e-2
     assert np.array_equal(probabilities.argmax(0)[clear], predictor.masks([image])[0][clear])
@@ -172,12 +176,11 @@ def test_of_a_checkpoint_the_position_tables_are_fixed_for_the_picture_and_the_t
     loaded = Predictor.load(path, device="cpu", tile=128)
     live = Predictor(model, config, CLASSES, tile=128)
     assert live.model is model
-    expected = [live.segment([image], True) for image in images]
-    expected = [next(parts)[1].astype(float) for parts in expected]
+    expected = [probabilities_of(live, image).astype(float) for image in images]
     for kind in PositionTable.__subclasses__():
         monkeypatch.setattr(kind, "compute", None)
     for image, probabilities in zip(images, expected, strict=True):
-        actual = next(loaded.segment([image], True))[1].astype(float)
+        actual = probabilities_of(loaded, image).astype(float)
         assert np.allclose(actual, probabilities, atol=2e-3)  # BatchNorms are folded, too
     with pytest.raises(TypeError):
         live.masks(images[:1])  # the model of a training keeps computing
