@@ -25,8 +25,7 @@ from inference.ground import POINTS_AT_ONCE, Ground
 from inference.journal import Result
 from inference.maps import BLOCK, Map, opened, rasterio_package, sampled, window_of
 from inference.predictor import Predictor
-from inference.results import ENDINGS, MAP_MASK, ResultFolder, trust_cells
-from metrics import SeverityTable
+from inference.results import ENDINGS, MAP_MASK, ResultFolder, count_statistics, trust_cells
 from reporting.gallery import Doubt, GalleryRow
 from utils import overlay
 
@@ -96,7 +95,10 @@ def segment_map(predictor: Predictor, folder: ResultFolder, name: str, path: Pat
     if "overlay" in folder.kinds:
         write_image(folder.file(name, "overlay"), tinted)
         href = str(result_path(Path(), name, ENDINGS["overlay"]))
-    severity, shares, figures = map_statistics(counts.pixels, regions, classes, folder.mm_per_pixel)
+    total = max(1, int(counts.pixels.sum()))  # what has no data counts nowhere
+    found = {index: (len(sizes), max(sizes)) for index, sizes in regions.items()}
+    counted = counts.pixels, total, found, classes, folder.mm_per_pixel
+    severity, shares, figures = count_statistics(*counted)
     cells = trust_cells(severity, Doubt())  # nobody says of a map how far to trust it
     row = [str(path), field.size[1], field.size[0], *cells, *figures]
     thumbnail = encode_jpeg(shrink(tinted, 320), quality=70)
@@ -288,27 +290,3 @@ def _write_areas(path: Path, counts: Counts, ground: Ground | None, classes: Cla
         for name, pixels, area in zip(classes.names, counts.pixels, counts.areas, strict=True)
     ]
     write_csv(path, ["class", "pixels", "share", "square_metres", "measured_in"], rows)
-
-
-def map_statistics(
-    pixels: np.ndarray,
-    regions: dict[int, list[int]],
-    classes: ClassTable,
-    mm_per_pixel: float | None,
-) -> tuple[float, list[float], list]:
-    """As `results.mask_statistics`, of what was counted; pixels without data count nowhere.
-
-    Args:
-        pixels: of each class, (K,).
-        regions: how many pixels each region of a class has; touching at a corner joins none.
-    """
-    total, foreground = max(1, int(pixels.sum())), int(pixels[1:].sum())
-    row: list = []
-    for index, count in enumerate(pixels.tolist()):
-        sizes = regions.get(index, [])
-        of_foreground = count / foreground if index and foreground else 0.0
-        row += [count, round(count / total, 6), round(of_foreground, 6)]
-        row += [len(sizes), max(sizes)] if sizes else [None, None]
-        row += [float(f"{count * mm_per_pixel**2:.6g}")] if mm_per_pixel else []
-    severity = round(float(SeverityTable.of(classes.names).severity(pixels)), 6)
-    return severity, (pixels / total).tolist(), row

@@ -199,12 +199,8 @@ class Journal:
                         facts = json.loads(cells[1])
                         if any(sum(place) > written for place in facts["pieces"].values()):
                             return
-                        yield (
-                            Entry(part, start, stop),
-                            cells[0],
-                            tuple(facts["stamp"] or ()),
-                            cells[2],
-                        )
+                        stamp = tuple(facts["stamp"] or ())
+                        yield Entry(part, start, stop), cells[0], stamp, cells[2]
                     start = stop
             except (csv.Error, ValueError, TypeError, KeyError, AttributeError):
                 return  # zeros, as a power cut leaves

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -48,15 +49,17 @@ def segment_pictures(
         for group in read_ahead(named, predictor.batch, workers, pool):
             images = [job.result()[1] for _, _, job in group if _fault(job) is None]
             pictures = [image for image in images if image is not None]
-            said = list(predictor.read(pictures, with_probabilities="prob" in folder.kinds))
-            masks = zip(said, judge(pictures, said), strict=True)
+            read = list(predictor.read(pictures, with_probabilities="prob" in folder.kinds))
+            masks = zip(read, judge(pictures, read), strict=True)
             for name, path, job in group:
                 if _fault(job) is None:
                     stamp, image = job.result()
                     if image is None:  # a map passes here, through the one predictor
-                        job = _done(_segment_map, predictor, folder, name, path, stamp)
+                        job = _done(_stamped, stamp, segment_map, predictor, folder, name, path)
                     else:
-                        job = pool.submit(_write, folder, name, path, stamp, image, *next(masks))
+                        said, doubt = next(masks)
+                        shown = image, said.mask, said.probabilities, doubt
+                        job = pool.submit(_stamped, stamp, folder.write, name, path, *shown)
                 jobs.append(job)
             # Memory stays bounded where writing is the slowest.
             while jobs and (len(jobs) > 2 * workers or jobs[0].done()):
@@ -83,26 +86,9 @@ def _read(path: Path) -> tuple[Stamp | None, np.ndarray | None]:
     return stamp_of(path), None if is_map(path) else read_image(path)
 
 
-def _write(
-    folder: ResultFolder,
-    name: str,
-    path: Path,
-    stamp: Stamp | None,
-    image: np.ndarray,
-    said: Prediction,
-    doubt: Doubt,
-) -> Result:
-    result = folder.write(name, path, image, said.mask, said.probabilities, doubt)
-    result.stamp = stamp
-    return result
-
-
-def _segment_map(
-    predictor: Predictor, folder: ResultFolder, name: str, path: Path, stamp: Stamp | None
-) -> Result:
-    result = segment_map(predictor, folder, name, path)
-    result.stamp = stamp
-    return result
+def _stamped(stamp: Stamp | None, work: Callable[..., Result], *values) -> Result:
+    """The result of `work` on a picture, with what the picture was known by before."""
+    return replace(work(*values), stamp=stamp)
 
 
 def _done(work: Callable, *values) -> Future:

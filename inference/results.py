@@ -171,7 +171,6 @@ class ResultFolder:
             title="Segmented pictures",
             classes=self.classes,
             rows=map(journal.card, _shown(entries.values(), "Collecting the gallery")),
-            out_dir=self.path,
             note=SeverityTable.of(self.classes.names).describe(self.classes.names),
         )
 
@@ -235,15 +234,33 @@ def mask_statistics(
         the picture; the figures, class after class.
     """
     pixels = np.bincount(mask.ravel(), minlength=len(classes))[: len(classes)]
+    regions = {index: (0, 0) for index in range(len(classes))}
+    for index in np.flatnonzero(pixels).tolist():
+        areas = cv2.connectedComponentsWithStats((mask == index).view(np.uint8))[2][1:, -1]
+        regions[index] = len(areas), int(areas.max())
+    return count_statistics(pixels, mask.size, regions, classes, mm_per_pixel)
+
+
+def count_statistics(
+    pixels: np.ndarray,
+    total: int,
+    regions: dict[int, tuple[int, int]],
+    classes: ClassTable,
+    mm_per_pixel: float | None,
+) -> tuple[float, list[float], list]:
+    """As `mask_statistics`, of what was counted.
+
+    Args:
+        pixels: of each class, (K,).
+        total: pixels of the picture.
+        regions: how many a class has and the pixels of its largest, where they are known.
+    """
     foreground = int(pixels[1:].sum())
     row: list = []
     for index, count in enumerate(pixels.tolist()):
-        regions, largest = 0, 0
-        if count:
-            areas = cv2.connectedComponentsWithStats((mask == index).view(np.uint8))[2][1:, -1]
-            regions, largest = len(areas), int(areas.max())
         of_foreground = count / foreground if index and foreground else 0.0
-        row += [count, round(count / mask.size, 6), round(of_foreground, 6), regions, largest]
+        row += [count, round(count / total, 6), round(of_foreground, 6)]
+        row += regions.get(index, (None, None))
         row += [float(f"{count * mm_per_pixel**2:.6g}")] if mm_per_pixel else []
     severity = round(float(SeverityTable.of(classes.names).severity(pixels)), 6)
-    return severity, (pixels / mask.size).tolist(), row
+    return severity, (pixels / total).tolist(), row

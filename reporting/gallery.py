@@ -45,7 +45,7 @@ class GalleryRow:
         severity: in [0, 1], what the gallery is sorted by; NaN comes last.
         shares: each class's share of the picture, in [0, 1].
         thumbnail: an encoded JPEG.
-        overlay_href: path of the full overlay below `out_dir`, or None.
+        overlay_href: path of the full overlay below the page's folder, or None.
         doubt: how far to trust it.
     """
 
@@ -63,7 +63,6 @@ def write_gallery(
     title: str,
     classes: ClassTable,
     rows: Iterable[GalleryRow],
-    out_dir: Path,
     note: str = "",
     page_size: int = PAGE_SIZE,
 ) -> None:
@@ -75,7 +74,6 @@ def write_gallery(
 
     Args:
         rows: consumed one at a time.
-        out_dir: the folder that `overlay_href` is below; links are relative to the page's folder.
         note: a sentence on what severity means here.
 
     Raises:
@@ -83,7 +81,7 @@ def write_gallery(
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=path.parent) as spool:
-        places = [_put_aside(row, spool, out_dir, path.parent) for row in rows]
+        places = [_put_aside(row, spool, path.parent) for row in rows]
         severities = [severity for severity, *_ in places if not math.isnan(severity)]
         places.sort(key=lambda place: 1 if math.isnan(place[0]) else -place[0])
         pages = [
@@ -107,27 +105,19 @@ def write_gallery(
         }
         numbers = range(len(pages))[::-1]  # the first page last: all that it links to is there
         for number in tqdm(numbers, "Writing the gallery", unit="page", delay=2):
-            part = places[number * page_size : (number + 1) * page_size]
-            cards = _taken_back(part, spool)
-            render(
-                path.with_name(pages[number]["name"]),
-                "gallery.html",
-                number=number,
-                cards=cards,
-                **shown,
-            )
+            page = path.with_name(pages[number]["name"])
+            cards = _taken_back(places[number * page_size : (number + 1) * page_size], spool)
+            render(page, "gallery.html", number=number, cards=cards, **shown)
     _remove_further_pages(path, len(pages))
 
 
-def _put_aside(
-    row: GalleryRow, spool: BinaryIO, out_dir: Path, page_dir: Path
-) -> tuple[float, int, int]:
+def _put_aside(row: GalleryRow, spool: BinaryIO, folder: Path) -> tuple[float, int, int]:
     """Write what a card shows to the disk: its severity, where it stands, and its length."""
     largest = sorted(range(len(row.shares)), key=lambda i: -row.shares[i])[:MAX_COLORS]
     href = None
     if row.overlay_href is not None:
         # Relative, every byte that means something in an address percent-encoded.
-        relative = Path(os.path.relpath(out_dir / row.overlay_href, page_dir))
+        relative = Path(os.path.relpath(folder / row.overlay_href, folder))
         href = quote(os.fsencode(relative.as_posix()))
     card = {
         "name": row.name,

@@ -60,8 +60,8 @@ def write_report(
         history: one row an epoch, as train.py keeps them.
         samples: consumed one at a time, so a generator need not hold all pictures at once.
         settings, facts: what the run was told, and what is known of it (versions, machine, time,
-            throughput); shown as they are, in their order. The facts `seconds` and
-            `images_per_second` also stand beside the verdict.
+            throughput); shown as they are, in their order. The fact `seconds` also stands
+            beside the verdict.
 
     Raises:
         OSError: the file cannot be written.
@@ -228,13 +228,10 @@ def _tiles(metrics: dict, history: list[dict], best: dict | None, facts: Mapping
     if "images" in metrics:
         tiles.append(("pictures", f"{metrics['images']:,}"))
     seconds = sum(row.get("seconds", 0) for row in history) or facts.get("seconds")
-    speed = facts.get("images_per_second")
     if isinstance(seconds, int | float) and seconds > 0:
         tiles.append(("time", _duration(seconds)))
         if not history and "images" in metrics:
-            speed = speed or metrics["images"] / seconds
-    if isinstance(speed, int | float):
-        tiles.append(("pictures a second", f"{speed:.3g}"))
+            tiles.append(("pictures a second", f"{metrics['images'] / seconds:.3g}"))
     return tiles
 
 

@@ -128,7 +128,7 @@ def full_report(path, classes=CLASSES, name="leaf.jpg"):
 
 
 def gallery(path, rows, classes=CLASSES, **more):
-    write_gallery(path, title="t", classes=classes, rows=rows, out_dir=path.parent, **more)
+    write_gallery(path, title="t", classes=classes, rows=rows, **more)
     return Page(path)
 
 
@@ -184,13 +184,6 @@ def test_a_gallery_shows_hostile_names_as_text_and_links_to_their_files(tmp_path
 def test_a_gallery_links_to_files_beside_it_and_never_to_an_address(tmp_path, href):
     rows = [GalleryRow("a", 0.5, [1, 0, 0], jpeg(), href)]
     assert_self_contained(gallery(tmp_path / "summary.html", rows))
-
-
-def test_links_lead_from_the_pages_folder_to_the_results_folder(tmp_path):
-    rows = [GalleryRow("a", 0.5, [1, 0, 0], jpeg(), "field 1/a_overlay.jpg")]
-    path = tmp_path / "pages" / "summary.html"
-    write_gallery(path, title="t", classes=CLASSES, rows=rows, out_dir=tmp_path / "results")
-    assert Page(path).all("a")[0]["href"] == "../results/field%201/a_overlay.jpg"
 
 
 def test_a_gallery_without_overlays_has_no_links(tmp_path):
@@ -372,7 +365,7 @@ def test_many_pictures_arrive_sorted_on_pages_and_never_all_in_memory(tmp_path):
     pages.environment().get_template("gallery.html")  # compiled before memory is measured
     tracemalloc.start()
     try:
-        write_gallery(path, title="t", classes=CLASSES, rows=rows(), out_dir=tmp_path)
+        write_gallery(path, title="t", classes=CLASSES, rows=rows())
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -419,7 +412,7 @@ def test_an_error_on_the_way_keeps_the_old_page(tmp_path):
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        write_gallery(path, title="t", classes=CLASSES, rows=rows(), out_dir=tmp_path)
+        write_gallery(path, title="t", classes=CLASSES, rows=rows())
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["summary.html"]
 
