@@ -7,7 +7,7 @@ figures come from one confusion matrix over the whole split, summed over all pro
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 
 import torch
@@ -116,6 +116,10 @@ def train(
     return _figures(loss_sum / pictures if pictures else math.nan, matrix)
 
 
+# Of the batches of a step: losses, whether they are good, and indices; see `Step`.
+Gathered = tuple[list[Tensor], list[Tensor], list[list[int]]]
+
+
 @dataclass
 class Step:
     """What became of one optimizer step.
@@ -142,21 +146,6 @@ class Step:
         return [i for good, own in batches for i in own if self.finite or not good]
 
 
-@dataclass
-class Gathered:
-    """The batches of one optimizer step, whose gradients the model holds.
-
-    Args:
-        losses: of each batch, with what other processes have of it, still on the device.
-        good: whether this process's part of each is finite, likewise.
-        indices: of each batch's pictures in the data set.
-    """
-
-    losses: list[Tensor] = field(default_factory=list)
-    good: list[Tensor] = field(default_factory=list)
-    indices: list[list[int]] = field(default_factory=list)
-
-
 def _gather(
     model: nn.Module,
     batches: Iterable,
@@ -169,24 +158,27 @@ def _gather(
 
     A batch is what all processes have of it together: its loss is that of one process with all its
     pictures, whatever shares of them are ignored or of a rare class.
+
+    Returns:
+        `losses`, `good` and `indices` of `Step`, the first two still on the device.
     """
-    gathered = Gathered()
+    losses, good, indices = [], [], []
     for images, targets, own in batches:
         images, targets = precision.to_device(images, targets)
-        gathered.indices.append(own.tolist())
-        waits = len(gathered.indices) < count
+        indices.append(own.tolist())
+        waits = len(indices) < count
         with distributed.no_sync(model, waits), out_of_memory_explained(len(images)):
             with precision.autocast():
                 logits = model(images)
             sums = criterion.sums(logits, targets)
             loss = criterion.value(distributed.sum_with_gradient(sums))
             # A batch counts by its pictures: the last one of an epoch may have fewer.
-            share = len(images) / len(gathered.indices[0])
+            share = len(images) / len(indices[0])
             precision.scaler.scale(loss * share).backward()
-        gathered.losses.append(loss.detach())
-        gathered.good.append(sums.detach().isfinite().all())
+        losses.append(loss.detach())
+        good.append(sums.detach().isfinite().all())
         matrix.update(logits.detach().max(1).indices, targets)
-    return gathered
+    return losses, good, indices
 
 
 def _step(
@@ -197,7 +189,7 @@ def _step(
     gathered: Gathered,
 ) -> Step:
     """Apply the mean of the gathered gradients, unless a loss or a gradient is not finite."""
-    scaler, indices = precision.scaler, gathered.indices
+    scaler, (losses, good, indices) = precision.scaler, gathered
     scaler.unscale_(optimizer)
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     batches = sum(map(len, indices)) / len(indices[0])
@@ -205,7 +197,7 @@ def _step(
         torch._foreach_div_(gradients, batches)
     norm = nn.utils.get_total_norm(gradients)
     # The one place where a step waits for the device to be judged; going on with NaN costs more.
-    asked = [*gathered.losses, *gathered.good, norm]
+    asked = [*losses, *good, norm]
     *values, size = torch.stack([value.to(precision.exact) for value in asked]).tolist()
     losses, good = values[: len(indices)], [bool(value) for value in values[len(indices) :]]
     finite = all(map(math.isfinite, losses))

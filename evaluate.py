@@ -52,7 +52,7 @@ from trust.calibration import (
     read_calibration,
     reliability_figures,
 )
-from trust.folds import each_fold, fold_figures, folds_of, warn_of_seen
+from trust.folds import Part, each_fold, fold_figures, folds_of, warn_of_seen
 from trust.label_errors import Suspect, find_suspects, suspect_views, write_suspects
 from utils import save_figure
 
@@ -144,13 +144,10 @@ def main() -> int:
         if table and not folds:
             warn_of_seen(table, pairs, source.root)
     with lock_folder(args.out_dir, distributed.is_main()):
-        if remark := earlier_evaluation(args.out_dir):
-            distributed.say(remark)
+        say_what_is_replaced(args.out_dir)
         started = time.time()
-        records, confusion, pictures = measure(parts, reader)
+        records, confusion, pictures = measure(parts, groups, reader)
         seconds = time.time() - started
-        for record, group in zip(records, groups, strict=bool(groups)):
-            record["group"] = group
         suspects = find_suspects(parts, reader) if args.find_label_errors else None
         if distributed.is_main():
             facts = facts_of(args, predictor, options | {"split": split}, seconds)
@@ -184,16 +181,18 @@ def facts_of(
     }
 
 
-def earlier_evaluation(out_dir: Path) -> str:
-    """A line on the evaluation that this one replaces, "" for none: it can be had again."""
+def say_what_is_replaced(out_dir: Path) -> None:
+    """A line on the evaluation that this one replaces, if there is one: it can be had again."""
     path = out_dir / "run.json"
     try:
         facts = json.loads(read_text(path))
         model, data = (printable(facts[name])[:200] for name in ("model", "data"))
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(path.stat().st_mtime))
     except (UserError, OSError, ValueError, KeyError, TypeError, RecursionError):
-        return ""
-    return f"{out_dir}/ holds the evaluation of {model} on {data} of {when}: it is replaced."
+        return
+    distributed.say(
+        f"{out_dir}/ holds the evaluation of {model} on {data} of {when}: it is replaced."
+    )
 
 
 def refuse_to_learn_from_seen(args: argparse.Namespace, has_folds: bool) -> None:
@@ -241,16 +240,16 @@ def open_pairs(
 
 
 def measure(
-    parts: list[tuple[int | None, Predictor, list[Pair]]], reader: MaskReader
+    parts: list[Part], groups: list[str], reader: MaskReader
 ) -> tuple[list[dict], np.ndarray, Iterator[Sample]]:
     """Measure every pair by the predictor of its part.
 
     Args:
-        parts: number of the fold or None, predictor, and pairs.
+        groups: of `groups_of`.
 
     Returns:
-        a record a picture, with its fold where there are folds; the (K, K) confusion of all; and a
-        few of the pictures.
+        a record a picture, with its fold and its group where there are any; the (K, K) confusion
+        of all; and a few of the pictures.
     """
     records, confusion, pairs, predictors = [], 0, [], []
     for number, predictor, own in parts:
@@ -260,15 +259,12 @@ def measure(
         confusion = confusion + counts
         pairs += own
         predictors += [predictor] * len(own)
+    for record, group in zip(records, groups, strict=bool(groups)):
+        record["group"] = group
     return records, confusion, example_pictures(predictors, pairs, reader, records)
 
 
-def groups_of(
-    parts: list[tuple[int | None, Predictor, list[Pair]]],
-    groups: str | None,
-    folds: Path | None,
-    root: Path,
-) -> list[str]:
+def groups_of(parts: list[Part], groups: str | None, folds: Path | None, root: Path) -> list[str]:
     """The group of each record to come; none where nothing says what belongs together.
 
     Args:
@@ -281,10 +277,7 @@ def groups_of(
 
 
 def report_suspects(
-    out_dir: Path,
-    suspects: list[Suspect],
-    parts: list[tuple[int | None, Predictor, list[Pair]]],
-    reader: MaskReader,
+    out_dir: Path, suspects: list[Suspect], parts: list[Part], reader: MaskReader
 ) -> None:
     """Write suspects.csv and suspects.html, the worst mask first."""
     write_suspects(out_dir / "suspects.csv", suspects, reader.classes.names)

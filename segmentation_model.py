@@ -74,40 +74,39 @@ class FasterViT(nn.Module):
         super().__init__()
         self.num_classes, self.window = num_classes, window
         self.resolution = (resolution,) * 2 if isinstance(resolution, int) else tuple(resolution)
-        hat = (True,) * len(depths) if hat is None else hat
-        windows = window_size if window is None else (window,) * len(depths)
         self.patch_embed = PatchEmbed(in_chans, in_dim, dim)
-        blocks = sum(depths)  # stochastic depth grows linearly from 0 to its rate
-        rates = iter([drop_path_rate * i / max(blocks - 1, 1) for i in range(blocks)])
         same = {"ct_size": ct_size, "mlp_ratio": mlp_ratio, "qkv_bias": qkv_bias}
         same |= {"qk_scale": qk_scale, "drop": drop_rate, "attn_drop": attn_drop_rate}
         self.levels = nn.ModuleList()
-        for index, depth in enumerate(depths):
-            width, drop_path = dim * 2**index, [next(rates) for _ in range(depth)]
+        widths = [dim * 2**index for index in range(len(depths))]
+        for index, drop_path in enumerate(_drop_paths(drop_path_rate, depths)):
             if index < 2:
-                self.levels.append(ConvLevel(width, drop_path, layer_scale_conv))
+                self.levels.append(ConvLevel(widths[index], drop_path, layer_scale_conv))
                 continue
-            own = {"num_heads": num_heads[index], "window": windows[index], "hat": hat[index]}
+            own = {"num_heads": num_heads[index], "hat": hat is None or hat[index]}
+            own["window"] = window_size[index] if window is None else window
             settings = BlockSettings(**own, **same, layer_scale=layer_scale)
             downsample = index < len(depths) - 1
-            level = AttentionLevel(width, settings, drop_path, downsample, do_propagation)
-            self.levels.append(level)
+            more = (settings, drop_path, downsample, do_propagation)
+            self.levels.append(AttentionLevel(widths[index], *more))
         self.apply(_init_weights)
+        self._add_head(segmentation_head, [in_dim, *widths], layer_norm_last)
 
-        self.segmentation_head = segmentation_head
-        if segmentation_head == "pyramid":
-            channels = [in_dim, *(dim * 2**i for i in range(len(depths)))]
-            self.pyramid_head = PyramidHead(channels, num_classes)
-        else:
-            last = dim * 2 ** (len(depths) - 1)
-            # ImageNet's classifier: without a part in segmentation, but its parameters count in
-            # the article's numbers, and published checkpoints bring them.
-            self.norm = LayerNorm2d(last) if layer_norm_last else nn.BatchNorm2d(last)
-            self.head = nn.Linear(last, 1000)
-            _init_weights(self.head)
-            self.conv2d_block1 = nn.Conv2d(2 * dim, 512, 3)
-            self.conv2d_block2 = nn.Conv2d(4 * dim, 512, 3)
-            self.upsample_and_classify = article_head(num_classes, 1024 + 2 * last)
+    def _add_head(self, name: str, channels: list[int], layer_norm_last: bool) -> None:
+        """The head over maps of these widths: the stem's and those of the levels."""
+        self.segmentation_head = name
+        if name == "pyramid":
+            self.pyramid_head = PyramidHead(channels, self.num_classes)
+            return
+        # ImageNet's classifier: without a part in segmentation, but its parameters count in the
+        # article's numbers, and published checkpoints bring them.
+        last = channels[-1]
+        self.norm = LayerNorm2d(last) if layer_norm_last else nn.BatchNorm2d(last)
+        self.head = nn.Linear(last, 1000)
+        _init_weights(self.head)
+        self.conv2d_block1 = nn.Conv2d(channels[2], 512, 3)
+        self.conv2d_block2 = nn.Conv2d(channels[3], 512, 3)
+        self.upsample_and_classify = article_head(self.num_classes, 1024 + 2 * last)
 
     def forward_levels(self, images: Tensor) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
         """The stem's map at half the size, and each level's before and after its downsampling."""
@@ -137,6 +136,13 @@ class FasterViT(nn.Module):
         features[0] = self.conv2d_block1(at_least_3x3(features[0]))
         features[1] = self.conv2d_block2(at_least_3x3(features[1]))
         return run_article_head(self.upsample_and_classify, features, size)
+
+
+def _drop_paths(rate: float, depths: tuple[int, ...]) -> list[list[float]]:
+    """The stochastic depth of each level's blocks, which grows linearly from 0 to the rate."""
+    blocks = sum(depths)
+    rates = iter([rate * index / max(blocks - 1, 1) for index in range(blocks)])
+    return [[next(rates) for _ in range(depth)] for depth in depths]
 
 
 def _init_weights(module: nn.Module) -> None:

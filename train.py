@@ -158,7 +158,7 @@ def run(
     """Everything from the model's first weights to the last checkpoint."""
     seed_everything(args.seed)
     state = prepare_state(args, data, saved, device)
-    weights = class_weights(args.class_weights, data.train_set, len(data.classes))
+    weights = class_weights(args.class_weights, data.train_loader.dataset, len(data.classes))
     criterion = Loss(args.loss, None if weights is None else weights.to(device))
     wrapped = distributed.wrap(state.model, device)
     if args.compile:
@@ -299,7 +299,7 @@ def write_epoch(
     record["started_from"] = state.started_from
     folder.save_epoch(*saved, state.history, record)
     predictor = Predictor(*saved, device=state.precision.device)
-    sheet = save_valid_picture(folder.picture(epoch), predictor, data.valid_set)
+    sheet = save_valid_picture(folder.picture(epoch), predictor, data.valid_loader.dataset)
     folder.log_to_board(state.history[-1], sheet)
     # Last of all: whatever was written for an epoch that this file does not know yet is
     # written again, the same, when the run goes on.

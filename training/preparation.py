@@ -43,14 +43,6 @@ class Data:
     def classes(self) -> ClassTable:
         return self.reader.classes
 
-    @property
-    def train_set(self) -> SegmentationDataset:
-        return self.train_loader.dataset
-
-    @property
-    def valid_set(self) -> SegmentationDataset:
-        return self.valid_loader.dataset
-
 
 def open_pairs(
     root: Path, choices: DataChoices, *, skip_bad: bool, cache: bool

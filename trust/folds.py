@@ -23,6 +23,9 @@ from inference.predictor import Predictor
 from metrics import ClassAreas
 from training.run_folder import BEST, RunFolder, checkpoints_of_folds, fold_folder
 
+# Number of the fold, or None, its predictor, and the pairs that this one has not seen.
+Part = tuple[int | None, Predictor, list[Pair]]
+
 
 def settle_folds(
     out_dir: Path,
@@ -113,7 +116,7 @@ def warn_of_seen(folds: Path, pairs: Sequence[Pair], root: Path) -> None:
 
 def each_fold(
     predictor: Predictor, folds: Path, pairs: Sequence[Pair], root: Path
-) -> Iterator[tuple[int, Predictor, list[Pair]]]:
+) -> Iterator[Part]:
     """Each fold's own predictor with the pairs that it has not seen.
 
     Args:

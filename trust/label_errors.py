@@ -5,7 +5,7 @@ semantic segmentation data via any model"): a pixel's quality is the probability
 the mask gives it; a picture's is that of its worst pixels (softmin).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from data.masks import MaskReader
 from data.pairs import Pair
 from inference.predictor import Predictor
 from reporting.suspects import SuspectView
+from trust.folds import Part
 
 BORDER = 3  # pixels on both sides of a class's border, where annotators differ and nobody errs
 SHARPNESS = 0.1  # temperature of the softmin, Lad and Mueller's
@@ -118,14 +119,8 @@ def disputed_regions(probs: np.ndarray, mask: np.ndarray) -> list[Region]:
     return sorted(regions, key=lambda region: -region.weight)
 
 
-def find_suspects(
-    parts: Sequence[tuple[int | None, Predictor, list[Pair]]], reader: MaskReader
-) -> list[Suspect]:
-    """Judge every mask by a predictor that has not learnt from it, the worst mask first.
-
-    Args:
-        parts: number of the fold or None, predictor, and pairs.
-    """
+def find_suspects(parts: list[Part], reader: MaskReader) -> list[Suspect]:
+    """Judge every mask by a predictor that has not learnt from it, the worst mask first."""
     jobs = [(predictor, pair) for _, predictor, own in parts for pair in own]
     mine = jobs[distributed.rank() :: distributed.world_size()]
     hidden = not distributed.is_main()
@@ -171,10 +166,7 @@ def write_suspects(path: Path, suspects: list[Suspect], names: tuple[str, ...]) 
 
 
 def suspect_views(
-    suspects: list[Suspect],
-    parts: Sequence[tuple[int | None, Predictor, list[Pair]]],
-    reader: MaskReader,
-    count: int = 30,
+    suspects: list[Suspect], parts: list[Part], reader: MaskReader, count: int = 30
 ) -> Iterator[SuspectView]:
     """The worst masks to look at, one at a time."""
     predictors = {pair: predictor for _, predictor, own in parts for pair in own}
