@@ -101,35 +101,14 @@ def mean(values: list[float]) -> float:
 
 
 # What classes are called that are the plant itself, without symptoms.
-LEAF_NAMES = {
-    "leaf",
-    "leaves",
-    "leaf healthy",
-    "healthy leaf",
-    "healthy",
-    "plant",
-    "healthy plant",
-    "foliage",
-    "canopy",
-    "lamina",
-    "tissue",
-    "healthy tissue",
-    "blatt",
-    "blätter",
-    "gesund",
-    "pflanze",
-    "hoja",
-    "hojas",
-    "feuille",
-    "feuilles",
-    "folha",
-    "folhas",
-    "foglia",
-    "foglie",
-    "叶",
-    "叶片",
-    "葉",
-}
+_LEAF_WORDS = """
+leaf, leaves, leaf healthy, healthy leaf, foliage, canopy, lamina
+healthy, plant, healthy plant, tissue, healthy tissue
+blatt, blätter, gesund, pflanze
+hoja, hojas, feuille, feuilles, folha, folhas, foglia, foglie
+叶, 叶片, 葉
+"""
+LEAF_NAMES = set(re.split(", |\n", _LEAF_WORDS.strip()))
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,7 @@ def colour_mask(mask: np.ndarray, colors: tuple) -> np.ndarray:
     return table[mask]
 
 
-def overlay(
-    image: np.ndarray, mask: np.ndarray, classes: ClassTable, opacity: float = 0.5
-) -> np.ndarray:
+def overlay(image: np.ndarray, mask: np.ndarray, classes: ClassTable) -> np.ndarray:
     """Tint a photograph with its classes and draw their outlines; black classes tint nothing.
 
     Args:
@@ -41,7 +39,7 @@ def overlay(
     box = slice(y, y + h), slice(x, x + w)
     colours = colour_mask(mask[box], classes.vis_colors)
     part = image[box]
-    blended = cv2.addWeighted(part, 1 - opacity, colours, opacity, 0)
+    blended = cv2.addWeighted(part, 0.5, colours, 0.5, 0)
     result = image.copy()
     result[box] = np.where(seen[box][..., None].astype(bool), blended, part)
     edges = cv2.morphologyEx(mask[box], cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))
@@ -97,13 +95,11 @@ def side_by_side(rows: list[list[np.ndarray]], gap: int = 4) -> np.ndarray:
     return sheet
 
 
-def plot_curves(
-    path: Path, train: list[float], valid: list[float], title: str, epochs: list[int] | None = None
-) -> None:
+def plot_curves(path: Path, train: list[float], valid: list[float], title: str) -> None:
     """Draw a figure's course over the epochs for both splits, as the article's graphs do."""
     figure = Figure(figsize=(9, 6))
     axes = figure.subplots()
-    epochs = epochs or list(range(1, len(train) + 1))
+    epochs = range(1, len(train) + 1)
     for values, name, color in ((train, "train", "tab:blue"), (valid, "validation", "tab:red")):
         axes.plot(epochs, values, color=color, marker=".", label=f"{name} {title}")
     axes.set(xlabel="epoch", ylabel=title)

@@ -20,14 +20,14 @@ from common.errors import UserError
 T = TypeVar("T")
 
 
-def init(device: torch.device) -> torch.device:
-    """Join the processes of a `torchrun`, if there are any; returns the device.
+def init(device: torch.device) -> None:
+    """Join the processes of a `torchrun`, if there are any.
 
     Args:
         device: this process's own, from `choose_device`.
     """
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
-        return device
+        return
     # torchrun ends all when one dies. Waiting for one that works must be possible for long: the
     # main process may download weights while the others wait.
     patience = timedelta(hours=1)
@@ -42,7 +42,6 @@ def init(device: torch.device) -> torch.device:
         dist.init_process_group("nccl", device_id=device, **group)
     else:
         dist.init_process_group("gloo", **group)
-    return device
 
 
 def shutdown() -> None:

@@ -171,10 +171,13 @@ def copy_exactly(backbone: nn.Module, variant: str, state: dict[str, Tensor], pa
         the number of tensors copied.
     """
     logging.getLogger("timm.models._builder").setLevel(logging.ERROR)  # what is dropped is checked
-    overlay = {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": state}}
+
+    def given() -> dict:  # timm's filters change the dictionary that they are given
+        return {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": dict(state)}}
+
     try:
-        whole = timm.create_model(variant.removeprefix(PREFIX), **_copied(overlay))
-        net, _ = create_net(variant, **_copied(overlay))
+        whole = timm.create_model(variant.removeprefix(PREFIX), **given())
+        net, _ = create_net(variant, **given())
     except (RuntimeError, KeyError, ValueError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path} does not fit {variant} ({reason}); check the name.") from error
@@ -187,12 +190,6 @@ def copy_exactly(backbone: nn.Module, variant: str, state: dict[str, Tensor], pa
             raise UserError(f"{path} has values that are not finite in {name}; it is unusable.")
     backbone.net.load_state_dict(own)
     return len(own)
-
-
-def _copied(overlay: dict) -> dict:
-    """timm's filters change the dictionary that they are given."""
-    state = dict(overlay["pretrained_cfg_overlay"]["state_dict"])
-    return overlay | {"pretrained_cfg_overlay": {"state_dict": state}}
 
 
 def _without_joints(name: str) -> str:

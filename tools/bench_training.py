@@ -23,18 +23,10 @@ from common import cli  # noqa: E402
 BASE = (
     "--head pyramid --weights none --batch 4 --optimizer adamw --cache ram --workers 1 --overwrite"
 )
-OPTIONS = {
-    "(base)": [],
-    "--augment strong": ["--augment", "strong"],
-    "--loss ce+dice": ["--loss", "ce+dice"],
-    "--ema 0.99": ["--ema", "0.99"],
-    "--clip-grad 1": ["--clip-grad", "1"],
-    "--batch 2 --accumulate 2": ["--batch", "2", "--accumulate", "2"],
-    "--channels-last": ["--channels-last"],
-    "--cache none": ["--cache", "none"],
-}
+OPTIONS = ("--augment strong", "--loss ce+dice", "--ema 0.99", "--clip-grad 1")
+OPTIONS += ("--batch 2 --accumulate 2", "--channels-last", "--cache none")
 # Minutes an epoch, or before the first one, on a CPU without 16-bit arithmetic.
-SLOW = {"--amp bf16": ["--amp", "bf16"], "--compile": ["--compile"]}
+SLOW = ("--amp bf16", "--compile")
 
 
 def peak_mebibytes(process: subprocess.Popen) -> float:
@@ -53,26 +45,27 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--slow", action="store_true", help="bf16 and the compiler instead")
     args = parser.parse_args()
-    options = {"(base)": []} | SLOW if args.slow else OPTIONS
+    options = ("", *(SLOW if args.slow else OPTIONS))  # the base first
     common = [*BASE.split(), "--data", str(args.data), "--imgsz", *map(str, args.imgsz[::-1])]
     common += ["--epochs", str(args.epochs)]
     seconds, memory = {name: [] for name in options}, {}
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(args.rounds):
-            for name, flags in options.items():
+            for name in options:
                 command = [sys.executable, str(ROOT / "train.py"), *common]
-                command += ["--out-dir", folder, *flags]
+                command += ["--out-dir", folder, *name.split()]
                 memory[name] = peak_mebibytes(
                     subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
                 )
                 log = Path(folder, "log.jsonl").read_text().splitlines()
                 # The first epoch starts workers and, with --compile, the compiler.
                 seconds[name] += [json.loads(line)["seconds"] for line in log[1:]]
-    base = statistics.median(seconds["(base)"])
+    base = statistics.median(seconds[""])
     print("| option | seconds an epoch | against the base | peak memory |\n|---|---|---|---|")
     for name, values in seconds.items():
         median = statistics.median(values)
-        print(f"| `{name}` | {median:.1f} | {median / base:.2f} | {memory[name]:.0f} MiB |")
+        shown, times = name or "(base)", f"{median:.1f} | {median / base:.2f}"
+        print(f"| `{shown}` | {times} | {memory[name]:.0f} MiB |")
 
 
 if __name__ == "__main__":
