@@ -40,9 +40,8 @@ from trust.calibration import digests_of
 from trust.doubt import make_judge
 
 # Flags of one call; by all others `--resume` knows that it goes on with the same work.
-CALL_FLAGS = (
-    *("batch", "debug", "device", "input", "model", "out_dir", "recursive", "resume", "workers"),
-)
+CALL_FLAGS = ("batch", "debug", "device", "workers")
+CALL_FLAGS += ("input", "model", "out_dir", "recursive", "resume")
 
 
 def parse_args() -> argparse.Namespace:

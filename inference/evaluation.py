@@ -183,7 +183,8 @@ def severity_metrics(records: list[dict], classes: ClassTable) -> dict:
     return {
         "severity_error": mean(errors),
         "severity_worst": severity[errors.index(max(errors))],
-        "severity_missed": [row for row in severity if is_missed(*row[1:])],
+        # There, and mostly not found.
+        "severity_missed": [row for row in severity if row[1] >= 0.03 and row[2] < row[1] / 4],
     }
 
 
@@ -197,11 +198,6 @@ def least_sure(records: list[dict], count: int = 10) -> list[tuple[str, float, f
     """The pictures to look at first: (name, confidence, mean IoU), the least sure one first."""
     rows = [(r["file"], r["soft"].confidence(), image_miou(r)) for r in records]
     return sorted(rows, key=lambda row: row[1])[:count]
-
-
-def is_missed(true: float, predicted: float) -> bool:
-    """Whether a picture's severity, in [0, 1], is there and mostly not found."""
-    return true >= 0.03 and predicted < true / 4
 
 
 def image_miou(record: dict) -> float:

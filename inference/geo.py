@@ -281,12 +281,9 @@ def _features(
 def _write_areas(path: Path, counts: Counts, ground: Ground | None, classes: ClassTable) -> None:
     """A table of the classes' pixels and square metres."""
     total = max(1, int(counts.pixels.sum()))
-    rows = [
-        [
-            *(name, int(pixels), round(int(pixels) / total, 6)),
-            "" if ground is None else float(f"{area:.8g}"),
-            "" if ground is None else ground.how(),
-        ]
-        for name, pixels, area in zip(classes.names, counts.pixels, counts.areas, strict=True)
-    ]
+    rows = []
+    counted = zip(classes.names, counts.pixels.tolist(), counts.areas, strict=True)
+    for name, pixels, area in counted:
+        known = ["", ""] if ground is None else [float(f"{area:.8g}"), ground.how()]
+        rows.append([name, pixels, round(pixels / total, 6), *known])
     write_csv(path, ["class", "pixels", "share", "square_metres", "measured_in"], rows)

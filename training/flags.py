@@ -80,9 +80,8 @@ def add_data_flags(group) -> None:
     )
     what = "learn from crops of --imgsz, at the photographs' own resolution; tiles measure"
     group.add_argument("--crop", **SWITCH, help=what)
-    sides = {"type": cli.number(int, 32, 16384), "metavar": "PIXELS"}
     what = "with --crop, scale the photographs so that their longer side has PIXELS"
-    group.add_argument("--photo-size", **sides, help=what)
+    group.add_argument("--photo-size", type=cli.pixels, metavar="PIXELS", help=what)
     what = "share of the crops that are centred on a rare class"
     group.add_argument("--crop-rare", type=cli.fraction, default=0.33, metavar="SHARE", help=what)
     what = "leave out and list pairs that cannot be read, rather than stop"
