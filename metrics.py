@@ -104,6 +104,7 @@ def mean(values: list[float]) -> float:
 _LEAF_WORDS = """
 leaf, leaves, leaf healthy, healthy leaf, foliage, canopy, lamina
 healthy, plant, healthy plant, tissue, healthy tissue
+stem, stems, stalk, shoot, petiole, root, roots
 blatt, blätter, gesund, pflanze
 hoja, hojas, feuille, feuilles, folha, folhas, foglia, foglie
 叶, 叶片, 葉

@@ -56,6 +56,8 @@ def test_severity_is_the_last_symptoms_share_of_the_plant_or_of_the_picture():
         (("leaf", "rust", "blight"), (1, 2), (0, 1, 2)),
         (("background", "rust", "leaf"), (1,), (2, 1)),
         (("soil", "leaf", "rust", "healthy"), (2,), (1, 3, 2)),
+        (("background", "leaf", "root", "stem"), (), (1, 2, 3)),
+        (("background", "leaf", "lesion", "stem"), (2,), (1, 3, 2)),
     ],
 )
 def test_the_severity_table_knows_the_leaf_by_its_name(names, symptoms, whole):
