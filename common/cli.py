@@ -114,7 +114,7 @@ SHARED = {
     },
     "--tta": {
         "action": "store_true",
-        "help": "average over mirror images: slower, a little better",
+        "help": "average over mirror images: four passes, not always better (docs/inference.md)",
     },
     "--window": {
         "type": number(int, 2, 64),
