@@ -177,6 +177,9 @@ def load_weights(model: nn.Module, variant: str, weights: str | None) -> Start:
     else:
         path, licence = weights_path(variant) if weights is None else Path(weights), NVIDIA
         if weights is None and not path.is_file():
+            if weights_url(variant) is None:
+                what = "use --recipe scratch or --weights none."
+                raise UserError(f"Nobody published weights of {variant}; {what}")
             DEFAULT_WEIGHTS_DIR.mkdir(exist_ok=True)
             fetch(weights_url(variant), path)
         line = load_backbone(model, path)

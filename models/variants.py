@@ -1,4 +1,4 @@
-"""The paper's variants of FasterViT as numbers, and where NVIDIA published their weights."""
+"""The paper's variants of FasterViT and a narrow one of ours as numbers, and their weights."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +12,14 @@ WEIGHTS_URL = "https://huggingface.co/ahatamiz/FasterViT/resolve/main/"
 
 @dataclass(frozen=True)
 class Variant:
-    """One row of the paper's table 10, and the file that NVIDIA published for it."""
+    """One row of the paper's table 10, and the file that NVIDIA published for it, if it did."""
 
     dim: int
     in_dim: int
     depths: tuple[int, ...]
     num_heads: tuple[int, ...]
     drop_path_rate: float
-    file: str
+    file: str | None
     window_size: tuple[int, ...] = (7, 7, 7, 7)
     layer_scale: float | None = None
     do_propagation: bool = False
@@ -54,6 +54,8 @@ VARIANTS = {
     "faster_vit_4_21k_384": _local(384, 24),
     "faster_vit_4_21k_512": _local(512, 32),
     "faster_vit_4_21k_768": _local(768, 48),
+    # Ours, not the paper's: half as wide as FasterViT-0, to be trained from scratch.
+    "faster_vit_tiny": Variant(32, 32, (2, 3, 6, 5), (1, 2, 4, 8), 0.2, None),
 }
 
 
@@ -70,6 +72,7 @@ def weights_path(variant: str) -> Path:
     return DEFAULT_WEIGHTS_DIR / f"{variant}.pth.tar"
 
 
-def weights_url(variant: str) -> str:
-    """NVIDIA's address of a variant's ImageNet weights (non-commercial licence)."""
-    return WEIGHTS_URL + VARIANTS[variant].file
+def weights_url(variant: str) -> str | None:
+    """NVIDIA's address of a variant's ImageNet weights (non-commercial licence), if it has any."""
+    file = VARIANTS[variant].file
+    return file and WEIGHTS_URL + file

@@ -131,7 +131,7 @@ def add_model_flags(group) -> None:
 
 
 def add_backbone_flag(group) -> None:
-    what = "backbone: faster_vit_0 to 6, or timm/NAME[.TAG] as timm's Hub writes it"
+    what = "backbone: faster_vit_0 to 6, faster_vit_tiny, or timm/NAME[.TAG] as the Hub writes it"
     named = {"type": backbone_name, "default": "faster_vit_0", "metavar": "VARIANT"}
     group.add_argument("--model", **named, help=what)
 

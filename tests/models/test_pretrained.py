@@ -19,7 +19,7 @@ import segmentation_model
 from common.errors import UserError
 from models import digests, pretrained, variants
 from models.heads import is_head
-from models.pretrained import load_backbone
+from models.pretrained import load_backbone, load_weights
 from segmentation_model import build_model
 
 LINE = re.compile(
@@ -354,6 +354,16 @@ def test_the_articles_function_downloads_what_is_not_there(tmp_path, monkeypatch
             pretrained=True, model_path=str(path), dim=16, in_dim=8, depths=(1, 1, 1, 1)
         )
     assert not os.listdir(tmp_path)
+
+
+def test_a_variant_of_ours_has_no_published_weights_and_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(variants, "DEFAULT_WEIGHTS_DIR", tmp_path)
+    with torch.device("meta"):
+        model = build_model("faster_vit_tiny", "pyramid", 2)
+    assert 8.5e6 < sum(parameter.numel() for parameter in model.parameters()) < 9.5e6
+    with pytest.raises(UserError, match="Nobody published weights of faster_vit_tiny; use --rec"):
+        load_weights(model, "faster_vit_tiny", None)
+    assert not any(tmp_path.iterdir())
 
 
 def test_weights_come_over_https():
