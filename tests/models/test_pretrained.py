@@ -360,7 +360,7 @@ def test_a_variant_of_ours_has_no_published_weights_and_says_so(tmp_path, monkey
     monkeypatch.setattr(variants, "DEFAULT_WEIGHTS_DIR", tmp_path)
     with torch.device("meta"):
         model = build_model("faster_vit_tiny", "pyramid", 2)
-    assert 8.5e6 < sum(parameter.numel() for parameter in model.parameters()) < 9.5e6
+    assert 5e6 < sum(parameter.numel() for parameter in model.parameters()) < 6e6
     with pytest.raises(UserError, match="Nobody published weights of faster_vit_tiny; use --rec"):
         load_weights(model, "faster_vit_tiny", None)
     assert not any(tmp_path.iterdir())
