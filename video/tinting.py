@@ -90,13 +90,13 @@ class Tinter:
 
     def _tint(self, plane: np.ndarray, labels: np.ndarray, table: np.ndarray) -> None:
         """Blend one plane (h, w) in place: half the class's colour inside, all of it around."""
-        x, y, w, h = cv2.boundingRect(cv2.LUT(labels, self._visible))
+        seen = cv2.LUT(labels, self._visible)
+        x, y, w, h = cv2.boundingRect(seen)
         if w == 0:
             return
         box = slice(y, y + h), slice(x, x + w)
-        labels, part = labels[box], plane[box]
+        labels, seen, part = labels[box], seen[box], plane[box]
         colour = cv2.LUT(labels, table)
-        seen = cv2.LUT(labels, self._visible)
         blended = cv2.addWeighted(part, 1 - OPACITY, colour, OPACITY, 0)
         edges = cv2.morphologyEx(labels, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))
         outline = cv2.min(edges, seen)
