@@ -67,6 +67,7 @@ def train(
     accumulate: int = 1,
     clip_grad: float | None = None,
     ema: nn.Module | None = None,
+    steps_before: int = 0,
     watch: NonFiniteWatch | None = None,
 ) -> dict:
     """Train for one epoch.
@@ -77,7 +78,8 @@ def train(
         set_lr: called before each step with the share of the epoch that is done, in [0, 1).
         accumulate: batches whose gradients are averaged into one step.
         clip_grad: the largest norm that all gradients together may have.
-        ema: an average of the weights over time with an `update(model)`.
+        ema: an average of the weights over time with an `update(model, step)`.
+        steps_before: optimizer steps of the epochs before, from which `ema` counts on.
         watch: ends the run after too many steps in a row without a finite loss.
 
     Raises:
@@ -109,7 +111,7 @@ def train(
                 tensor.copy_(then)
         watch.see(step.applied or step.searching, _names(loader, step.suspects()))
         if ema is not None and step.applied:
-            ema.update(distributed.unwrapped(model))
+            ema.update(distributed.unwrapped(model), steps_before + start // accumulate + 1)
     next(stream, None)  # lets the bar and the loader's workers end
     totals = torch.tensor([loss_sum, pictures], dtype=precision.exact, device=precision.device)
     loss_sum, pictures = distributed.sum_over_processes(totals).tolist()

@@ -18,6 +18,7 @@ Several GPUs of one machine, and again by itself when a process is lost:
 
 import argparse
 import dataclasses
+import math
 import sys
 import time
 
@@ -222,7 +223,8 @@ def prepare_state(
     precision = Precision.choose(args.amp, device, args.channels_last, **look)
     model.to(device, memory_format=precision.order)
     optimizer = make_optimizer(model, args.optimizer, args.lr, args.weight_decay, args.head_lr_mult)
-    ema = ModelEmaV3(model, decay=args.ema) if args.ema else None
+    # Warm-up: in a training of few steps the first weights would stay most of the average.
+    ema = ModelEmaV3(model, decay=args.ema, use_warmup=True) if args.ema else None
     state = TrainingState(model, optimizer, precision, ema, started_from=start.line)
     if saved is not None:
         state.restore(saved)
@@ -269,6 +271,8 @@ def run_epoch(
 
     options = {"accumulate": args.accumulate, "clip_grad": args.clip_grad or None}
     options |= {"set_lr": set_lr, "ema": state.ema, "watch": watch}
+    steps = math.ceil(len(data.train_loader) / args.accumulate)
+    options["steps_before"] = (epoch - 1) * steps
     loop = (criterion, state.optimizer, state.precision, len(data.classes))
     trained = engine.train(wrapped, data.train_loader, *loop, **options)
     distributed.broadcast_buffers(state.eval_model)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -130,6 +131,13 @@ def test_the_learning_rate_is_set_before_each_step_of_a_group():
     shares = []
     run(make_model(), Data(6), batch=1, accumulate=2, set_lr=shares.append)
     assert shares == pytest.approx([0, 2 / 6, 4 / 6])
+
+
+def test_the_average_of_the_weights_counts_the_steps_of_the_whole_run():
+    model, steps = make_model(), []
+    ema = SimpleNamespace(update=lambda averaged, step: steps.append((averaged is model, step)))
+    run(model, Data(5), batch=1, accumulate=2, ema=ema, steps_before=6)
+    assert steps == [(True, 7), (True, 8), (True, 9)]
 
 
 def test_a_step_whose_loss_is_not_finite_is_not_applied(capsys):
@@ -412,7 +420,7 @@ def test_the_moving_average_follows_the_weights():
     model = make_model()
     ema = ModelEmaV3(model, decay=0.5)
     start = ema.module[0].weight.clone()
-    run(model, Data(2), batch=2, ema=ema)
+    run(model, Data(2), batch=2, ema=ema, steps_before=5)  # timm's copies at the very first
     assert torch.allclose(ema.module[0].weight, 0.5 * start + 0.5 * model[0].weight, atol=1e-6)
 
 

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from processes import PATIENCE, Script, free_port, together
 from run_tiny import ROOT, add_tiny
+from timm.utils import ModelEmaV3
 from tiny_data import write_data, write_pairs
 from tiny_world import together as in_a_group
 
@@ -361,6 +362,22 @@ def test_an_average_is_validated_and_saved(monkeypatch, data, tmp_path):
     assert not torch.equal(last["live_model_state_dict"][name], last["ema"][name])
     model = read_checkpoint(tmp_path / "model.pth")["model_state_dict"]
     assert torch.equal(model[name], last["ema"][name])
+
+
+def test_the_average_of_a_short_run_is_not_its_first_weights(monkeypatch, data, tmp_path):
+    steps, update = [], ModelEmaV3.update
+    seen = lambda ema, model, step: steps.append(step) or update(ema, model, step)  # noqa: E731
+    monkeypatch.setattr(ModelEmaV3, "update", seen)
+    options = ("--epochs", "2", "--ema", "0.9999", "--batch", "1", "--accumulate", "2")
+    go(monkeypatch, data, tmp_path, *options)
+    assert len(steps) > 2
+    assert steps == list(range(1, len(steps) + 1))
+    last = read_checkpoint(tmp_path / "last.pth")
+    moved = {  # BatchNorm's begin at 0
+        key: torch.cat([v.flatten() for n, v in last[key].items() if n.endswith("running_mean")])
+        for key in ("ema", "live_model_state_dict")
+    }
+    assert moved["ema"].norm() > 0.3 * moved["live_model_state_dict"].norm() > 0
 
 
 def test_the_closing_table_is_that_of_evaluation(monkeypatch, data, begun, tmp_path):

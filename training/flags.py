@@ -180,7 +180,8 @@ def add_optimisation_flags(group) -> None:
     group.add_argument("--accumulate", **COUNT, default=1, help=what)
     what = "largest norm of all gradients together; 0 leaves them as they are"
     group.add_argument("--clip-grad", **NOT_NEGATIVE, metavar="NORM", help=what)
-    what = "validate and save a moving average of the weights"
+    what = "validate and save a moving average of the weights; its decay rises to DECAY over the "
+    what += "first steps"
     group.add_argument("--ema", type=cli.number(float, 0, 0.999999), metavar="DECAY", help=what)
     what = f"{', '.join(LOSSES)}, or a sum such as ce+dice"
     group.add_argument("--loss", type=loss_names, default="ce", help=what)
