@@ -28,7 +28,7 @@ from training.run_folder import checkpoints_of_folds, fold_folder
 RECIPES = {
     "light": {"model": "timm/tf_efficientnet_lite0", "imgsz": None, "epochs": 30, "batch": 4}
     | {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.01, "scheduler": "cosine", "warmup": 1.0}
-    | {"loss": "ce+dice", "clip_grad": 1.0, "cache": "ram", "channels_last": True},
+    | {"loss": "ce+dice", "clip_grad": 1.0, "ema": 0.97, "cache": "ram", "channels_last": True},
     # Of the literature (ConvNeXt, BEiT and ViTDet fine-tune alike); not measured on a GPU here.
     "finetune": {"head": "pyramid", "epochs": 100, "batch": 8, "augment": "strong", "ema": 0.999}
     | {"optimizer": "adamw", "lr": 2e-4, "weight_decay": 0.05, "scheduler": "cosine", "warmup": 3.0}
