@@ -146,7 +146,7 @@ def main() -> int:
     with lock_folder(args.out_dir, distributed.is_main()):
         say_what_is_replaced(args.out_dir)
         started = time.time()
-        records, confusion, pictures = measure(parts, groups, reader)
+        records, confusion, pictures = measure_parts(parts, groups, reader)
         seconds = time.time() - started
         suspects = find_suspects(parts, reader) if args.find_label_errors else None
         if distributed.is_main():
@@ -239,7 +239,7 @@ def open_pairs(
     return source, [pair for own in source.pairs.values() for pair in own]
 
 
-def measure(
+def measure_parts(
     parts: list[Part], groups: list[str], reader: MaskReader
 ) -> tuple[list[dict], np.ndarray, Iterator[Sample]]:
     """Measure every pair by the predictor of its part.

@@ -236,9 +236,10 @@ def in_8_bits(path: Path, loaded: Loaded, size: Size, folder: Path | None) -> st
     Raises:
         UserError: photographs to take the ranges from are missing.
     """
-    pictures, what = photographs(folder, loaded, size)
-    if folder is None and "textures" in what:
+    found = _validated_on(loaded) if folder is None else photographs(folder, loaded, size)
+    if found is None:
         raise UserError("--int8 takes its ranges from photographs; name some with --images.")
+    pictures, what = found
     config = dataclasses.replace(loaded.config, input_size=size)
     exact = path.with_name(f"{path.stem}-exact.onnx")
     path.rename(exact)

@@ -91,14 +91,14 @@ class MaskReader:
             return "each palette colour is one of the class table"
         return self._way(self.reading.grey)
 
-    def refuse_other_reading(self, found: Mapping[Path, Census], origin: str) -> None:
+    def refuse_other_reading(self, found: Mapping[Path, Census], decided_by: str) -> None:
         """Refuse masks that, looked at by themselves, mean other classes than this reader sees.
 
         Masks of which even their own reading makes no sense are left to `problem`, one by one.
 
         Args:
             found: the masks of a split.
-            origin: where this reader's way comes from, such as "the training masks".
+            decided_by: where this reader's way comes from, such as "the training masks".
 
         Raises:
             UserError: names the first mask, a value of it, and both meanings.
@@ -121,7 +121,7 @@ class MaskReader:
                 one, other = (self._meaning(int(labels[differ][0])) for labels in (theirs, mine))
                 raise UserError(
                     f"{printable(path)} and the masks beside it look as if "
-                    f"{own._way_of(census)} ({shown} is {one}), but in {origin} "
+                    f"{own._way_of(census)} ({shown} is {one}), but in {decided_by} "
                     f"{self._way_of(census)} ({shown} is {other}); save all masks in the same way."
                 )
 

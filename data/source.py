@@ -54,7 +54,7 @@ class Source:
             are but all pairs in two parts; see `data.splits`.
         problems: file and sentence for each picture whose annotations cannot be used.
         facts: what was learnt of the pairs' files.
-        origin: by what it was decided how masks are read: `TRAINING`, `MODEL` or `PAINTED`.
+        decided_by: by what it was decided how masks are read: `TRAINING`, `MODEL` or `PAINTED`.
         unmerged: the reader before --merge and --ignore.
         undivided: why train.py can set nothing aside to validate on, where it would have to.
     """
@@ -66,7 +66,7 @@ class Source:
     divided: bool = False
     problems: list[tuple[Path, str]] = field(default_factory=list)
     facts: Facts = field(default_factory=lambda: Facts({}, {}, 0))
-    origin: str = TRAINING
+    decided_by: str = TRAINING
     unmerged: MaskReader | None = None
     undivided: str = ""
 
@@ -77,7 +77,7 @@ class Source:
     @property
     def mask_reading(self) -> MaskReading | None:
         """What travels with a model; None where masks are painted here, which leaves no doubt."""
-        return None if self.origin == PAINTED else self.reader.reading
+        return None if self.decided_by == PAINTED else self.reader.reading
 
     def refuse_other_readings(self) -> None:
         """Refuse a split whose masks, looked at by themselves, mean something else.
@@ -85,13 +85,13 @@ class Source:
         Raises:
             UserError: names a mask, a value of it, and both meanings.
         """
-        if self.origin == PAINTED:
+        if self.decided_by == PAINTED:
             return
-        deciding = {TRAINING: _learnt(self.divided)}.get(self.origin, ())
+        deciding = {TRAINING: _learnt(self.divided)}.get(self.decided_by, ())
         for split, pairs in self.pairs.items():
             if split not in deciding:
                 reader = self.unmerged or self.reader
-                reader.refuse_other_reading(self.facts.censuses(pairs), self.origin)
+                reader.refuse_other_reading(self.facts.censuses(pairs), self.decided_by)
 
 
 def open_source(
@@ -175,9 +175,9 @@ def _open(
         remarks = divided * (DIVIDED,)
     everything = [pair for own in pairs.values() for pair in own]
     facts = learn(root, everything, classes, photographs=photographs, use_cache=cache)
-    origin = TRAINING if as_trained is None else MODEL
+    decided_by = TRAINING if as_trained is None else MODEL
     if isinstance(layout, Annotated):
-        reader, origin = layout.reader(remarks), PAINTED
+        reader, decided_by = layout.reader(remarks), PAINTED
     elif as_trained is None:
         training, learnt = _training(pairs, divided, root, layout), facts
         if set(training) - set(everything):
@@ -188,7 +188,7 @@ def _open(
     reader = dataclasses.replace(reader, known=facts.censuses(everything))
     merged = merged_classes(reader.classes, choices.merge, choices.ignore)
     own = dataclasses.replace(reader, classes=merged)
-    return Source(root, own, found, pairs, divided, problems, facts, origin, unmerged=reader)
+    return Source(root, own, found, pairs, divided, problems, facts, decided_by, unmerged=reader)
 
 
 def _training(

@@ -14,7 +14,7 @@ from PIL import TiffImagePlugin
 from common.errors import UserError
 from common.text import printable
 from config import Size
-from data.images import spread_12_bits, to_8_bits
+from data.images import fit_within, spread_12_bits, to_8_bits
 
 GEO_KEYS, PIXEL_SCALE, TIE_POINTS, MATRIX = 34735, 33550, 33922, 34264  # tags of GeoTIFF 1.1
 BLOCK = 256  # rows that are read at once, and the side of the blocks in which masks are stored
@@ -109,8 +109,8 @@ class Map:
 
     def view_size(self, longest: int) -> Size:
         """The (height, width) of a view whose longer side has at most so many pixels."""
-        scale = min(1, longest / max(self.size))
-        return max(1, round(self.size[0] * scale)), max(1, round(self.size[1] * scale))
+        small = max(self.size) <= longest
+        return self.size if small else fit_within(self.size, (longest, longest))
 
     def __getitem__(self, place: tuple[slice, slice]) -> np.ndarray:
         rows, columns = (

@@ -92,8 +92,8 @@ class MeanBands(Iterator[tuple[int, Tensor]]):
         for index, mask in enumerate(masks):
             self._areas += torch.bincount(mask, minlength=count).cpu()
             for other in masks[:index]:
-                common = torch.where(mask == other, mask, count)
-                self._shared += torch.bincount(common, minlength=count + 1)[:count].cpu()
+                shared = torch.where(mask == other, mask, count)
+                self._shared += torch.bincount(shared, minlength=count + 1)[:count].cpu()
 
     @property
     def dice(self) -> np.ndarray:

@@ -31,7 +31,7 @@ from page.table import Table
 from page.training import ROOT, Model, Trainings, Wish, find_models
 from page.workspace import Collection, Photograph, Workspace, classes_of, clean_name, free_name
 
-MASK_ENDING = "_mask.png"  # as inference.results names it; that room would bring matplotlib
+MASK_ENDING = "_mask.png"  # as inference.results names it; that module would bring matplotlib
 SAMPLE = ("--train=48", "--valid=12")  # pictures that are drawn
 
 
@@ -158,8 +158,8 @@ class Desk:
         if collection.classes is not None:
             from utils import overlay  # it brings matplotlib, which the page's start need not
 
-            mask, origin = self.mask(collection, entry)
-            if origin != "nothing":
+            mask, source = self.mask(collection, entry)
+            if source != "nothing":
                 image = overlay(image, resize_mask(mask, image.shape[:2]), collection.classes)
         return encode_jpeg(image, quality=75)
 

@@ -1,6 +1,6 @@
 """Photographs and videos through the model that is chosen, as the scripts do it.
 
-This room brings PyTorch. It is imported by the thread that computes, after the page has opened.
+This module brings PyTorch. It is imported by the thread that computes, after the page has opened.
 """
 
 import json
@@ -114,12 +114,13 @@ def order_to_look_at(collection: Collection) -> list[str]:
     Both figures are shares: what the model is little sure of comes first, and what is like nothing
     in the training.
     """
-    doubts = {
-        collection.photographs[name].name: 1 - float(row.get("confidence") or 1)
-        + float(row.get("unlike_training") or 0)
-        for name, row in collection.figures().items()
-    }  # fmt: skip
-    return sorted(doubts, key=doubts.__getitem__, reverse=True)
+
+    def doubt(row: dict) -> float:
+        unsure = 1 - float(row.get("confidence") or 1)
+        return unsure + float(row.get("unlike_training") or 0)
+
+    rows = sorted(collection.figures().items(), key=lambda item: doubt(item[1]), reverse=True)
+    return [collection.photographs[name].name for name, _ in rows]
 
 
 def _remove_results(collection: Collection) -> None:

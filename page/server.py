@@ -294,8 +294,8 @@ class Pages:
 
     async def mask(self, request: Request) -> Response:
         found = self._photograph(request)
-        mask, origin = await run_in_threadpool(self.desk.mask, *found)
-        headers = {"etag": fingerprint(mask), "content-encoding": "gzip", "x-origin": origin}
+        mask, source = await run_in_threadpool(self.desk.mask, *found)
+        headers = {"etag": fingerprint(mask), "content-encoding": "gzip", "x-origin": source}
         headers["x-size"] = f"{mask.shape[1]},{mask.shape[0]}"
         headers["x-classes"] = self.desk.table_id(found[0])
         packed = await run_in_threadpool(pack, mask)

@@ -224,7 +224,7 @@ def find_models(folders: list[Path]) -> list[Model]:
     alone = [run for run in runs if run.parent not in parents]
     found = [_describe(run / BEST, run, [run]) for run in alone]
     for parent in parents:
-        # As training.run_folder names them; that room would bring matplotlib.
+        # As training.run_folder names them; that module would bring matplotlib.
         folds = [parent / f"fold_{number}" for number in range(_count_folds(parent))]
         if folds and all(fold in runs for fold in folds):
             found.append(_describe(parent, parent, folds))

@@ -111,9 +111,9 @@ def _verdict(names: tuple[str, ...], metrics: dict, agreement: Sequence[dict]) -
     counts = np.array(metrics.get("confusion", ()), dtype=np.float64)
     failing = f"Weakest class: {names[index]}, IoU {weakest:.0%}."
     if counts.any():
-        common = int(counts.sum(1).argmax())
-        lazy = counts[common].sum() / counts.sum() / len(known)
-        meaning += f" Calling every pixel {names[common]} would reach {lazy:.0%}."
+        largest = int(counts.sum(1).argmax())
+        lazy = counts[largest].sum() / counts.sum() / len(known)
+        meaning += f" Calling every pixel {names[largest]} would reach {lazy:.0%}."
         failing += "".join(_mistakes(names, counts, index))
     severity, misleads = _severity(metrics)
     grade = min(grade, "Fair", key=_rank) if misleads else grade

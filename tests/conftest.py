@@ -17,6 +17,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 from PIL import Image
+from processes import PATIENCE
 
 # Threads would wait for each other and for other workers, and their number may change a last bit.
 torch.set_num_threads(1)
@@ -95,6 +96,9 @@ def no_child_is_left():
     if multiprocessing.active_children() != before:
         gc.collect()  # an error's traceback may hold the iterator over them
     left = [child for child in multiprocessing.active_children() if child not in before]
+    for child in left:  # one that was told to end may not have been waited for
+        child.join(PATIENCE)
+    left = [child for child in left if child.is_alive()]
     assert not left, f"{left} outlived the test"
 
 

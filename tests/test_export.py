@@ -1,5 +1,6 @@
 """An exported file gives the same masks as its checkpoint, and a stranger's file is refused."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -276,3 +277,15 @@ def test_eight_bits_without_photographs_are_refused(loaded, tmp_path):
     with pytest.raises(UserError, match="--int8 takes its ranges from photographs"):
         export.export(loaded, tmp_path / "b.onnx", SIZE, "int8")
     assert not list(tmp_path.glob("*.onnx"))
+
+
+def test_eight_bits_find_validated_photographs_below_any_name(loaded, tmp_path, monkeypatch):
+    monkeypatch.setitem(export.MAX_DIFFERENT, "int8", 1.0)  # of random weights many do
+    folder = tmp_path / "textures/valid_images"
+    folder.mkdir(parents=True)
+    write_image(folder / "a.png", export.textures(1, SIZE)[0])
+    trained = dataclasses.replace(
+        loaded, content=loaded.content | {"train_args": {"data": str(folder.parent)}}
+    )
+    export.export(trained, tmp_path / "b.onnx", SIZE, "int8")
+    assert (tmp_path / "b.onnx").is_file()

@@ -257,7 +257,7 @@ def _largest_resident_size() -> int | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
 
 
-def measure(
+def time_cases(
     cases: list[Case], models: dict[tuple, Callable], repeats: int, bar: tqdm
 ) -> list[dict]:
     """Measure cases that differ in head and in how they run alone, in turns; one row each."""
@@ -386,7 +386,7 @@ def main() -> None:
     with tqdm(total=total, dynamic_ncols=True) as bar:
         for group in groups:
             try:
-                rows += measure(group, models, args.repeats, bar)
+                rows += time_cases(group, models, args.repeats, bar)
             except torch.OutOfMemoryError as error:
                 raise UserError(
                     f"{group[0].size[1]}x{group[0].size[0]} in batches of {group[0].batch} does "

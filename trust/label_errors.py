@@ -71,7 +71,7 @@ class Suspect:
         return [round(value / side, 4) for value, side in zip(box, (w, h, w, h), strict=True)]
 
 
-def judged_pixels(mask: np.ndarray) -> np.ndarray:
+def counted_pixels(mask: np.ndarray) -> np.ndarray:
     """The pixels (H, W) of a mask that count: neither ignored nor near a border of classes."""
     kernel = np.ones((2 * BORDER + 1,) * 2, np.uint8)
     inner = cv2.dilate(mask, kernel) == cv2.erode(mask, kernel)
@@ -88,11 +88,11 @@ def label_quality(probs: np.ndarray, mask: np.ndarray) -> float:
     Returns:
         1 where no pixel counts.
     """
-    judged = judged_pixels(mask)
-    if not judged.any():
+    counted = counted_pixels(mask)
+    if not counted.any():
         return 1.0
-    own = np.take_along_axis(probs, np.where(judged, mask, 0)[None].astype(np.intp), axis=0)[0]
-    quality = own[judged].astype(np.float64)
+    own = np.take_along_axis(probs, np.where(counted, mask, 0)[None].astype(np.intp), axis=0)[0]
+    quality = own[counted].astype(np.float64)
     weights = np.exp((quality.min() - quality) / SHARPNESS)
     return float((quality * weights).sum() / weights.sum())
 
@@ -103,9 +103,9 @@ def disputed_regions(probs: np.ndarray, mask: np.ndarray) -> list[Region]:
     Args:
         probs, mask: as `label_quality` takes them.
     """
-    judged, seen = judged_pixels(mask), probs.argmax(0)
-    own = np.take_along_axis(probs, np.where(judged, mask, 0)[None].astype(np.intp), axis=0)[0]
-    gain = np.where(judged & (seen != mask), probs.max(0) - own, 0).astype(np.float64)
+    counted, seen = counted_pixels(mask), probs.argmax(0)
+    own = np.take_along_axis(probs, np.where(counted, mask, 0)[None].astype(np.intp), axis=0)[0]
+    gain = np.where(counted & (seen != mask), probs.max(0) - own, 0).astype(np.float64)
     # Two patches that touch are apart where they claim different things.
     claims = np.where(gain > 0, mask.astype(np.int32) * len(probs) + seen + 1, 0)
     regions = []

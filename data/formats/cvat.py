@@ -38,7 +38,7 @@ def read(folder: Folder, files: list[Path]) -> Annotations:
                 f"{printable(path)} annotates a video (tracks); export it from CVAT as 'CVAT for "
                 "images 1.1' with its frames."
             )
-        _add_labels(found, root, path)
+        _add_labels(found, root)
         for image in root.iter("image"):
             _add_image(found, folder, path, image)
         for shape in (shape for picture in found.pictures for shape in picture.shapes):
@@ -46,7 +46,7 @@ def read(folder: Folder, files: list[Path]) -> Annotations:
     return found
 
 
-def _add_labels(found: Annotations, root: Element, path: Path) -> None:
+def _add_labels(found: Annotations, root: Element) -> None:
     """The classes, except skeletons and their points, with their colours."""
     for label in root.iterfind(".//labels/label"):
         name, kind = (label.findtext("name") or "").strip(), label.findtext("type")

@@ -84,7 +84,7 @@ def read(folder: Folder, description: Path | None, polygons: bool = False) -> An
                 raise sizes[photo]
             picture = Picture(photo, path or photo, size=sizes[photo], split=photos[photo])
             found.counts["picture|pictures without a label file or with an empty one"] += not lines
-            found.add_picture(picture, _add_shapes(picture, lines, names, found))
+            found.add_picture(picture, _add_shapes(picture, lines, names))
     found.add_names(names[index] for index in sorted(names))
     return found
 
@@ -96,9 +96,7 @@ def _size(photo: Path):
         return error
 
 
-def _add_shapes(
-    picture: Picture, lines: list[Line], names: dict[int, str], found: Annotations
-) -> int:
+def _add_shapes(picture: Picture, lines: list[Line], names: dict[int, str]) -> int:
     """Add the outlines of a label file; returns how many of its lines are boxes."""
     boxes, (height, width) = 0, picture.size
     for line in lines:

@@ -3,6 +3,7 @@
 import gc
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -54,8 +55,8 @@ def looks(dataset, index: int, epochs: int = 60) -> list:
 def test_a_crop_is_a_part_of_its_photograph_and_mask_at_their_own_resolution(
     root, monkeypatch, stored
 ):
-    if not stored:  # no room on the disk
-        monkeypatch.setattr(crops.shutil, "disk_usage", lambda _: type("Disk", (), {"free": 0}))
+    disk = SimpleNamespace(free=1 << 40 if stored else 0)
+    monkeypatch.setattr(crops.shutil, "disk_usage", lambda _: disk)
     dataset = make(root)
     assert dataset.store.stored == (3 if stored else 0)
     whole = maps(SIZES[0])

@@ -12,7 +12,7 @@ from tiny_model import save_tiny
 
 import evaluate
 from trust import label_errors
-from trust.label_errors import disputed_regions, judged_pixels, label_quality
+from trust.label_errors import counted_pixels, disputed_regions, label_quality
 
 
 def sure_of(mask, classes=3, certainty=0.9):
@@ -65,7 +65,7 @@ def test_what_is_off_by_two_pixels_or_ignored_is_no_error():
     assert not disputed_regions(sure_of(true), moved)
     unknown = np.full_like(true, 255)
     assert label_quality(sure_of(true), unknown) == 1
-    assert not judged_pixels(unknown).any()
+    assert not counted_pixels(unknown).any()
     assert not disputed_regions(sure_of(true), unknown)
 
 
