@@ -4,7 +4,6 @@ import gc
 import ipaddress
 import multiprocessing
 import os
-import shutil
 import socket
 import sys
 
@@ -17,7 +16,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 from PIL import Image
-from processes import PATIENCE
+from processes import BROWSER, PATIENCE
 
 # Threads would wait for each other and for other workers, and their number may change a last bit.
 torch.set_num_threads(1)
@@ -28,8 +27,6 @@ settings.register_profile(
 )
 settings.load_profile("repeatable")
 
-BROWSERS = map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))
-BROWSER = next(filter(None, BROWSERS), None)
 CHROMIUM = """--headless --no-sandbox --disable-gpu --disable-dev-shm-usage --disable-quic
     --disable-background-networking --disable-component-update --disable-extensions --disable-sync
     --no-first-run --no-proxy-server --no-zygote --hide-scrollbars
@@ -117,7 +114,7 @@ def chromium(tmp_path):
 def pytest_collection_modifyitems(config, items):
     """Leave out what needs a browser where there is none; the summary says so in one line."""
     if BROWSER is None:
-        out = [item for item in items if "chromium" in item.fixturenames]
+        out = [item for item in items if {"chromium", "browser"} & set(item.fixturenames)]
         items[:] = [item for item in items if item not in out]
         config.hook.pytest_deselected(items=out)
 

@@ -1,6 +1,5 @@
 """The page on a port of this machine, and the browser that opens it."""
 
-import shutil
 import threading
 import time
 from contextlib import contextmanager
@@ -12,8 +11,6 @@ from page.server import make_app
 
 TOKEN = "a-token-of-the-tests-that-is-long"
 HOME = "http://127.0.0.1"
-BROWSERS = map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))
-BROWSER = next(filter(None, BROWSERS), None)
 FLAGS = """--no-sandbox --disable-gpu --disable-dev-shm-usage --disable-quic --no-first-run
     --disable-background-networking --disable-component-update --disable-sync --no-proxy-server
     --disable-extensions --no-zygote"""

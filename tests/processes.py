@@ -20,6 +20,9 @@ from pathlib import Path
 import psutil
 from run_tiny import ROOT, run_script
 
+BROWSER = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
 PATIENCE = 240  # seconds, less than a test has: what takes ten alone takes long on a busy machine
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["run_tiny", "train", "evaluate", "inference_image"])

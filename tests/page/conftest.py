@@ -1,8 +1,9 @@
 """The page for tests: behind a client, or in front of a browser."""
 
 import pytest
-from open_page import BROWSER, FLAGS, HOME, TOKEN
+from open_page import FLAGS, HOME, TOKEN
 from playwright.sync_api import sync_playwright
+from processes import BROWSER
 from starlette.testclient import TestClient
 
 from page.desk import Desk
@@ -29,8 +30,6 @@ def client(desk):
 @pytest.fixture(scope="session")
 def browser():
     """Debian's own Chromium; nothing is downloaded."""
-    if BROWSER is None:
-        pytest.skip("No Chromium here")
     with sync_playwright() as driver:
         opened = driver.chromium.launch(executable_path=BROWSER, args=FLAGS.split())
         yield opened

@@ -18,8 +18,9 @@ sys.path[:0] = [str(path) for path in Path(__file__).resolve().parents[1:3]]
 
 import cv2
 import numpy as np
-from open_page import BROWSER, FLAGS, TOKEN, serving
+from open_page import FLAGS, TOKEN, serving
 from playwright.sync_api import expect, sync_playwright
+from processes import BROWSER
 
 from page.desk import Desk
 
