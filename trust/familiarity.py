@@ -62,15 +62,17 @@ def remember_pictures(checkpoint: Path, predictor: Predictor, pictures: Sequence
     """Keep in a checkpoint what its training pictures look like to it, if it does not know yet.
 
     Args:
-        predictor: of that checkpoint.
+        predictor: of that checkpoint; nothing is kept of a model that hides its backbone.
     """
     if read_checkpoint(checkpoint).get("familiarity") is not None:
         return
     if len(pictures) > MOST_PICTURES:
         pictures = random.Random(0).sample(list(pictures), MOST_PICTURES)
     bar = tqdm(pictures, "Remembering the training pictures", delay=2, dynamic_ncols=True)
-    seen = [predictor.features([read_image(path)])[0] for path in bar]
-    known = torch.from_numpy(np.stack(seen)).half()
+    seen = [predictor.features([read_image(path)]) for path in bar]
+    if any(features is None for features in seen):
+        return
+    known = torch.from_numpy(np.concatenate(seen)).half()
     add_to_checkpoint(checkpoint, familiarity=known)
 
 

@@ -64,6 +64,16 @@ def test_a_checkpoint_keeps_its_training_pictures_and_flags_others(tmp_path):
     assert read_checkpoint(path)["familiarity"].dtype == torch.float16
 
 
+def test_of_a_model_that_hides_its_backbone_nothing_is_kept(tmp_path):
+    """As other people's models do that tools/run_peer.py trains."""
+    path = save_tiny(tmp_path / "model.pth")
+    predictor = Predictor.load(path)
+    predictor.model = torch.nn.Sequential(predictor.model)
+    write_image(tmp_path / "a.png", np.zeros((32, 32, 3), np.uint8))
+    remember_pictures(path, predictor, [tmp_path / "a.png"])
+    assert "familiarity" not in read_checkpoint(path)
+
+
 def test_damaged_features_are_refused(tmp_path):
     path = save_tiny(tmp_path / "m.pth")
     kinds = "text", torch.zeros(3), torch.full((2, 2), torch.nan), torch.eye(4).to_sparse()
