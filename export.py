@@ -46,7 +46,7 @@ from metrics import ConfusionMatrix
 from models.checkpoint import FORMAT
 from models.deploy import fix_positions, fold_batchnorm
 from segmentation_model import Loaded, load_model
-from training.run_folder import model_files
+from training.run_files import model_files
 
 # Share of pixels that may get another class than PyTorch gives them.
 MAX_DIFFERENT = {"": 0.001, "half": 0.001, "int8": 0.005}

@@ -61,7 +61,8 @@ from training.losses import Loss
 from training.optimisation import freeze_backbone, lr_factor, make_optimizer
 from training.precision import Precision
 from training.preparation import Crops, Data, Split, divide, make_data, open_pairs
-from training.run_folder import RunFolder, fold_folder
+from training.run_files import fold_folder
+from training.run_folder import RunFolder
 from training.state import TrainingState, best_epoch, check_same_run
 from trust.agreement import describe_all, severity_agreement, unmeasured
 from trust.calibration import reliability_figures

@@ -26,7 +26,7 @@ from inference.prediction import MeanBands, Prediction, collect, collect_mask
 from models.deploy import fix_positions, fold_batchnorm
 from models.heads import resize
 from segmentation_model import load_model
-from training.run_folder import model_files
+from training.run_files import model_files
 
 # Rows of a picture whose scores are held at once: K x BAND x W floats, whatever the height. They
 # pass through the cache several times; 512 of a 1080p frame leave it, and take 1.5 times as long.

@@ -20,6 +20,7 @@ from pathlib import Path
 from common.errors import UserError
 from common.files import write_text
 from data.splits import FOLDS_FILE, Division
+from training.run_files import BEST, LAST, LOG, REPORT, fold_folder
 
 try:
     import fcntl
@@ -27,7 +28,6 @@ except ImportError:  # Windows: only trainings of this start are known to run
     fcntl = None
 
 ROOT = Path(__file__).resolve().parents[1]
-BEST = "best_model_iou.pth"
 PLACES = ("", "*/", "*/*/")  # below a folder, where models are looked for
 
 
@@ -100,7 +100,7 @@ class Trainings:
         """
         with self._lock:
             self.refuse_second()
-            if not (self.folder / name / "last.pth").is_file():
+            if not (self.folder / name / LAST).is_file():
                 raise UserError("No epoch of this training was finished; start a new one.")
             self._run(name, ["--resume"])
 
@@ -157,7 +157,7 @@ class Trainings:
         folder = self.folder / name
         about = json.loads((folder / "page.json").read_text(encoding="utf-8"))
         history, running = read_history(folder), self.is_running(name)
-        finished = (folder / "report.html").is_file() and not running
+        finished = (folder / REPORT).is_file() and not running
         state = "running" if running else "done" if finished else "stopped"
         log = _tail(folder / "train.log")
         step = re.findall(r"(\d+)/(\d+) \[", log.rsplit("\n", 1)[-1]) if running else []
@@ -172,11 +172,11 @@ class Trainings:
             "history": history,
             "step": [int(number) for number in step[-1]] if step else None,
             "seconds_left": left and left * max(0, about["epochs"] - len(history)),
-            "can_go_on": not running and not finished and (folder / "last.pth").is_file(),
+            "can_go_on": not running and not finished and (folder / LAST).is_file(),
             "log": log[-4000:],
             "error": next((x[7:] for x in log.splitlines()[::-1] if x.startswith("error: ")), ""),
             "pictured": (picture := self.picture(name)) and picture.name,
-            "has_report": (folder / "report.html").is_file(),
+            "has_report": (folder / REPORT).is_file(),
         }
 
     def picture(self, name: str) -> Path | None:
@@ -187,7 +187,7 @@ class Trainings:
 def read_history(folder: Path) -> list[dict]:
     """The figures of a run's epochs."""
     try:
-        lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
+        lines = (folder / LOG).read_text(encoding="utf-8").splitlines()
         return [row for row in map(json.loads, lines) if isinstance(row, dict)]
     except (OSError, ValueError):
         return []
@@ -218,14 +218,15 @@ class Model:
 
 def find_models(folders: list[Path]) -> list[Model]:
     """Trained models, the newest first; folds of which one is not trained yet are none."""
-    best = (path for folder in folders for place in PLACES for path in folder.glob(place + BEST))
+    best = (
+        path for folder in folders for place in PLACES for path in folder.glob(place + BEST["miou"])
+    )
     runs = {path.resolve().parent for path in best}
     parents = {run.parent for run in runs if (run.parent / FOLDS_FILE).is_file()}
     alone = [run for run in runs if run.parent not in parents]
-    found = [_describe(run / BEST, run, [run]) for run in alone]
+    found = [_describe(run / BEST["miou"], run, [run]) for run in alone]
     for parent in parents:
-        # As training.run_folder names them; that module would bring matplotlib.
-        folds = [parent / f"fold_{number}" for number in range(_count_folds(parent))]
+        folds = [fold_folder(parent, number) for number in range(_count_folds(parent))]
         if folds and all(fold in runs for fold in folds):
             found.append(_describe(parent, parent, folds))
     return sorted(found, key=lambda model: model.changed, reverse=True)[:100]
@@ -242,10 +243,9 @@ def _describe(path: Path, run: Path, trained: list[Path]) -> Model:
         miou=statistics.fmean(best) if best else None,
         folds=len(trained) if path == run else 0,
         finished=all(
-            (folder / "report.html").is_file() or not (folder / "log.jsonl").is_file()
-            for folder in trained
+            (folder / REPORT).is_file() or not (folder / LOG).is_file() for folder in trained
         ),
-        changed=max((folder / BEST).stat().st_mtime for folder in trained),
+        changed=max((folder / BEST["miou"]).stat().st_mtime for folder in trained),
     )
 
 

@@ -29,7 +29,8 @@ from models import digests
 from models.checkpoint import read_checkpoint
 from segmentation_model import load_model
 from training.flags import RECIPES, make_parser, parse_args
-from training.run_folder import BEST, CURVES, PRODUCTS, RunFolder
+from training.run_files import BEST
+from training.run_folder import CURVES, PRODUCTS, RunFolder
 
 BASE = shlex.split(
     "--model tiny --head pyramid --weights none --imgsz 64 32 --batch 2 --workers 0 --device cpu "

@@ -35,6 +35,7 @@ from inference.predictor import Predictor
 from metrics import SeverityTable
 from tools.convert import write_data
 from training import flags
+from training.run_files import BEST
 from training.run_folder import RunFolder
 from trust.growth import CANNOT_KNOW, COVERAGE, Outlook, miou_errors, severity_errors
 from utils import save_figure
@@ -128,7 +129,7 @@ def learn(args: argparse.Namespace, count: int, repeat: int) -> np.ndarray:
         call = ["--out-dir", run, "--device", args.device, "--workers", args.workers]
         train([*flags.as_flags(flags.plain_args(own)), *map(str, call), "--resume", "auto"])
     source = open_source(data, ("valid",), photographs=False)
-    predictor = Predictor.load([run / "best_model_iou.pth"], device=args.device)
+    predictor = Predictor.load([run / BEST["miou"]], device=args.device)
     records, _ = evaluate_pairs(predictor, source.pairs["valid"], source.reader)
     return np.stack([record["areas"] for record in records])
 

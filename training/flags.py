@@ -22,7 +22,7 @@ from models.timm_backbone import is_timm
 from models.variants import VARIANTS
 from training.losses import LOSSES
 from training.optimisation import OPTIMIZERS, SCHEDULERS
-from training.run_folder import checkpoints_of_folds, fold_folder
+from training.run_files import LAST, checkpoints_of_folds, fold_folder
 
 # Flags that were found together, by measurement (docs/results.md); each can be given anew.
 RECIPES = {
@@ -280,7 +280,7 @@ def fold_args(args: argparse.Namespace, number: int) -> argparse.Namespace:
     """The flags of a fold's own run, which goes on only where there is something to go on from."""
     own = argparse.Namespace(**vars(args))
     own.fold, own.out_dir = number, fold_folder(args.out_dir, number)
-    if args.resume is not None and not (own.out_dir / "last.pth").is_file():
+    if args.resume is not None and not (own.out_dir / LAST).is_file():
         own.resume, own.overwrite = None, True  # no epoch was finished there
     return own
 
@@ -292,7 +292,7 @@ def resumed_checkpoint(args: argparse.Namespace) -> Path | None:
     """
     if args.resume in (None, AUTO):
         return None
-    own = Path(args.resume) if args.resume else args.out_dir / "last.pth"
+    own = Path(args.resume) if args.resume else args.out_dir / LAST
     return own if args.resume or own.is_file() else next(checkpoints_of_folds(args.out_dir), own)
 
 

@@ -6,7 +6,7 @@ import json
 import math
 import shlex
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,57 +17,20 @@ from common import distributed
 from common.errors import UserError
 from common.files import lock_folder, replacing, without_nan, write_csv, write_text
 from config import ClassTable, ModelConfig
-from data.splits import FOLDS_FILE, MAX_FOLDS, Division
 from models.checkpoint import read_checkpoint, save_checkpoint
+from training.run_files import BEST, FINAL, HISTORY, LAST, LOG, REPORT, checkpoints_of_folds
 from training.state import best_epoch
 from utils import plot_curves
 
-BEST = {"miou": "best_model_iou.pth", "loss": "best_model_loss.pth"}
 CURVES = {"loss": "loss", "accuracy": "pixel_accuracy", "miou": "miou"}  # file, figure
 TITLES = {"miou": "mean IoU", "pixel_accuracy": "pixel accuracy"}
 # What a run leaves in its folder beside the epochs' pictures and TensorBoard's files; --overwrite
 # removes all of it.
 PRODUCTS = (
     *BEST.values(),
-    *("model.pth", "last.pth", "history.csv", "log.jsonl", "report.html"),
+    *(FINAL, LAST, HISTORY, LOG, REPORT),
     *(f"{name}.png" for name in CURVES),
 )
-
-
-def fold_folder(out_dir: Path, number: int) -> Path:
-    """Where the model of a fold lies in a folder of folds."""
-    return out_dir / f"fold_{number}"
-
-
-def checkpoints_of_folds(out_dir: Path) -> Iterator[Path]:
-    """The `last.pth` of the folds that have one, in their order."""
-    folders = (fold_folder(out_dir, number) for number in range(MAX_FOLDS))
-    return (folder / "last.pth" for folder in folders if (folder / "last.pth").is_file())
-
-
-def model_files(models: Path | Sequence[Path]) -> list[Path]:
-    """The files of models that --model names; a folder of folds stands for the best of each fold.
-
-    Raises:
-        UserError: a fold is not trained yet, or folds.csv is none.
-    """
-    files = []
-    for model in [models] if isinstance(models, str | Path) else models:
-        model = Path(model)
-        if (model / FOLDS_FILE).is_file():
-            count = Division.read(model / FOLDS_FILE, "fold").count
-            own = [fold_folder(model, number) / BEST["miou"] for number in range(count)]
-            missing = [path for path in own if not path.is_file()]
-            if missing:
-                raise UserError(
-                    f"{missing[0]} is not there: {model} is a model once each of its {count} folds "
-                    f"is trained; go on with train.py --out-dir {model} --resume."
-                )
-            files += own
-        else:
-            best = model / BEST["miou"]
-            files.append(best if best.is_file() else model)
-    return files
 
 
 class RunFolder:
@@ -82,8 +45,8 @@ class RunFolder:
 
     def __init__(self, path: Path, out_dir: Path | None = None):
         self.path, self.out_dir = path, out_dir or path
-        self.last, self.report = path / "last.pth", path / "report.html"
-        self.history = path / "history.csv"
+        self.last, self.report = path / LAST, path / REPORT
+        self.history = path / HISTORY
         self.best = {figure: path / name for figure, name in BEST.items()}
         self.board = None  # TensorBoard's writer, if there is one
         self._token = ""
@@ -153,7 +116,7 @@ class RunFolder:
         longer = self.history.is_file() and self.history.read_bytes().count(b"\n") > 2
         if longer or self.last.exists() or self.report.exists():
             return False
-        made = [path for path in (*self.best.values(), self.path / "model.pth") if path.exists()]
+        made = [path for path in (*self.best.values(), self.path / FINAL) if path.exists()]
         return all(_epoch_of(path) == 1 for path in made)
 
     def describe(self) -> str:
@@ -259,7 +222,7 @@ class RunFolder:
                 print(f"\nSaving best model for epoch: {len(history)}\n")
                 save_checkpoint(path, model, config, classes, **record)
         self._outdated.clear()
-        save_checkpoint(self.path / "model.pth", model, config, classes, **record)
+        save_checkpoint(self.path / FINAL, model, config, classes, **record)
         write_history(self.path, history, classes.names)
 
     def picture(self, epoch: int) -> Path:
@@ -305,9 +268,9 @@ def write_history(folder: Path, history: list[dict], names: tuple[str, ...]) -> 
     columns += [f"{s}_{f}" for s in ("train", "valid") for f in ("loss", "pixel_accuracy", "miou")]
     head = columns + [f"valid_iou_{name}" for name in names]
     rows = ([row[column] for column in columns] + row["valid_iou"] for row in history)
-    write_csv(folder / "history.csv", head, rows)
+    write_csv(folder / HISTORY, head, rows)
     lines = (json.dumps(without_nan(row)) + "\n" for row in history)
-    write_text(folder / "log.jsonl", "".join(lines))
+    write_text(folder / LOG, "".join(lines))
     for name, figure in CURVES.items():
         train, valid = ([row[f"{s}_{figure}"] for row in history] for s in ("train", "valid"))
         plot_curves(folder / f"{name}.png", train, valid, TITLES.get(figure, figure))

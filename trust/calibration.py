@@ -23,7 +23,7 @@ from inference.predictor import Predictor
 from metrics import SeverityTable
 from models.checkpoint import add_to_checkpoint, read_checkpoint
 from models.digests import sha256
-from training.run_folder import model_files
+from training.run_files import model_files
 
 CALIBRATION_FILE = "calibration.json"
 BINS = 15

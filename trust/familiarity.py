@@ -19,7 +19,7 @@ from common.errors import UserError
 from data.images import read_image
 from inference.predictor import Predictor
 from models.checkpoint import add_to_checkpoint, is_plain, read_checkpoint
-from training.run_folder import model_files
+from training.run_files import model_files
 
 NEIGHBOURS = 5
 MOST_PICTURES = 2000  # that are remembered; more would crowd the checkpoint

@@ -21,7 +21,8 @@ from data.source import Source
 from data.splits import FOLDS_FILE, Division, make_folds, name_of
 from inference.predictor import Predictor
 from metrics import ClassAreas
-from training.run_folder import BEST, RunFolder, checkpoints_of_folds, fold_folder
+from training.run_files import BEST, checkpoints_of_folds, fold_folder
+from training.run_folder import RunFolder
 
 # Number of the fold, or None, its predictor, and the pairs that this one has not seen.
 Part = tuple[int | None, Predictor, list[Pair]]

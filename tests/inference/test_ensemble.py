@@ -19,7 +19,7 @@ from data.splits import Division
 from inference.predictor import Ensemble, Predictor
 from models.checkpoint import save_checkpoint
 from segmentation_model import load_model
-from training.run_folder import BEST, fold_folder
+from training.run_files import BEST, fold_folder
 
 RNG = np.random.default_rng(0)
 IMAGES = [RNG.integers(0, 255, (*size, 3), dtype=np.uint8) for size in ((90, 120), (33, 200))]
