@@ -20,6 +20,8 @@ from processes import BROWSER, PATIENCE
 
 # Threads would wait for each other and for other workers, and their number may change a last bit.
 torch.set_num_threads(1)
+# A loader that garbage collection ends waits so long for workers that were not told, not 5 seconds.
+torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL = 0.5
 
 # The same examples in every run, however busy the machine; tests/soak/ searches at random.
 settings.register_profile(
