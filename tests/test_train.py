@@ -367,7 +367,11 @@ def test_an_average_is_validated_and_saved(monkeypatch, data, tmp_path):
 
 def test_the_average_of_a_short_run_is_not_its_first_weights(monkeypatch, data, tmp_path):
     steps, update = [], ModelEmaV3.update
-    seen = lambda ema, model, step: steps.append(step) or update(ema, model, step)  # noqa: E731
+
+    def seen(ema, model, step):
+        steps.append(step)
+        update(ema, model, step)
+
     monkeypatch.setattr(ModelEmaV3, "update", seen)
     options = ("--epochs", "2", "--ema", "0.9999", "--batch", "1", "--accumulate", "2")
     go(monkeypatch, data, tmp_path, *options)

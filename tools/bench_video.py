@@ -5,15 +5,12 @@
 
 No pipeline is faster than its slowest stage alone, nor than the CPU seconds of all its stages
 shared out over the cores. The wall time of the whole is printed over the larger of the two, and
-beside it the rate of the whole over that of the model alone, and what the machine allows of that:
-the model's rate while a process of its own decodes, draws and encodes. Without --model none is
-computed.
+beside it the rate of the whole over that of the model alone. Without --model none is computed.
 """
 
 # ruff: noqa: E402
 
 import argparse
-import multiprocessing
 import os
 import statistics
 import sys
@@ -104,36 +101,6 @@ def together(source: str, predictor: Predictor, batch: int, folder: Path) -> flo
         return measured(work)[0]
 
 
-def without_model(source: str, size: Size, rate: float, target: Path) -> None:
-    """All stages but the model's, `rate` frames a second, until the process is ended."""
-    torch.set_num_threads(1)
-    predictor = Predictor(Free(size), ModelConfig(), ClassTable.default(), size)
-    while True:
-        with VideoReader(source) as reader, VideoWriter(target, reader, *ENCODER) as writer:
-            scored, due = score(reader.batches(1), predictor, False), time.perf_counter()
-            for item in draw(scored, predictor, Turn(reader.matrix), 0.0):
-                writer.write(item.frame)
-                due += 1 / rate
-                time.sleep(max(0.0, due - time.perf_counter()))
-
-
-def model_beside(source: str, predictor: Predictor, batch: int, rate: float, folder: Path) -> float:
-    """Wall seconds of the model alone while another process does the rest at `rate`."""
-    work = (source, predictor.size, rate, folder / "beside.mp4")
-    other = multiprocessing.get_context("spawn").Process(target=without_model, args=work)
-    with VideoReader(source) as reader:
-        batches = list(reader.batches(batch))
-    other.start()
-    try:
-        while not (folder / "beside.mp4").exists():
-            time.sleep(0.1)
-        return measured(lambda: list(score(batches, predictor, False)))[0]
-    finally:
-        other.kill()
-        other.join()
-        (folder / "beside.mp4").unlink()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--frames", type=int, default=200)
@@ -148,7 +115,7 @@ def main() -> None:
         model = model.to(memory_format=torch.channels_last)
     predictor = Predictor(model, ModelConfig(), ClassTable.default(), args.imgsz)
     print(machine())
-    ratios, shares, allowed = [], [], []
+    ratios, shares = [], []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         options = {"preset": "veryfast"}
@@ -161,16 +128,11 @@ def main() -> None:
             shared = sum(cpu for _, cpu in stages.values()) / os.cpu_count()
             ratios.append(wall / max(slowest, shared))
             shares.append(stages["model"][0] / wall)
-            if args.model:
-                beside = model_beside(source, predictor, args.batch, args.frames / wall, folder)
-                allowed.append(stages["model"][0] / beside)
             parts = ", ".join(f"{n} {w:.2f} s ({c:.2f} CPU)" for n, (w, c) in stages.items())
             print(f"{parts}; all CPU over {os.cpu_count()} cores {shared:.2f} s")
             print(f"together {wall:.2f} s, {args.frames / wall:.1f} frames/s: {ratios[-1]:.2f}")
     print(f"medians of {args.repeats}: wall time over the bound {statistics.median(ratios):.2f}")
     print(f"rate over that of the model alone {statistics.median(shares):.2f}")
-    if allowed:
-        print(f"and with the rest in a process of its own {statistics.median(allowed):.2f}")
 
 
 if __name__ == "__main__":
