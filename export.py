@@ -66,7 +66,7 @@ def parse_args() -> argparse.Namespace:
     kinds.add_argument("--int8", action="store_true", help=what)
     parser.add_argument("--dynamic-batch", action="store_true", help="any number of pictures")
     what = f"photographs to compare and calibrate on (the first {MAX_IMAGES}); if not given, those "
-    what += "in valid_images of the data that it was trained on, or drawn textures without these"
+    what += "in valid_images of the model's data, or drawn textures if there are none"
     parser.add_argument("--images", type=Path, metavar="FOLDER", help=what)
     return parser.parse_args()
 
