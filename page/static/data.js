@@ -4,6 +4,7 @@ import { refresh } from "./main.js";
 import { byId, make, percent, rgb, swatch, tried } from "./parts.js";
 import { open, thumbnail } from "./photographs.js";
 import { get, post, put } from "./server.js";
+import { chooseData } from "./train.js";
 
 const PAGE = 48;
 let shown = ""; // the job whose result is shown
@@ -34,7 +35,7 @@ function showResult(job, collection) {
 }
 
 function trainOn(folder) {
-  byId("train-form").elements.data.value = folder;
+  chooseData(folder);
   location.hash = "#train";
 }
 

@@ -4,6 +4,7 @@ import { edit } from "./editor.js";
 import { refresh } from "./main.js";
 import { byId, counted, dropZone, fill, make, percent, say, tried } from "./parts.js";
 import { blobOf, get, post, put, ticket } from "./server.js";
+import { chooseData } from "./train.js";
 
 const PAGE = 60;
 let chosen = "", known = null, state = null, shown = PAGE;
@@ -32,7 +33,7 @@ export function ended(job) {
     if (job.notes.length) say(`${job.notes.length} left out. ${job.notes[0]}`, true);
   }
   if (job.kind === "sample" && job.result.photographs) {
-    byId("train-form").elements.data.value = job.result.folder;
+    chooseData(job.result.folder);
     show(job.result.photographs);
     say("The sample leaves are drawn. Next: section Train.");
   }

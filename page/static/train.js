@@ -6,7 +6,8 @@ import { blobOf, post, ticket } from "./server.js";
 
 const WORDS = { running: "at work", done: "finished", stopped: "stopped", failed: "failed" };
 const GOOD = { done: "badge good", failed: "badge bad" };
-let drawn = "", running = "";
+let drawn = "", running = "", corrected = false;
+let decided = false; // whether a person has said if corrections count
 const picture = { name: "", url: "" }; // the last one that was fetched
 
 export function update(state) {
@@ -14,6 +15,8 @@ export function update(state) {
   fill(byId("weights"), weights);
   const sets = state.corrected.map(({ classes, count }) => `${count} with ${classes.join(", ")}`);
   byId("corrected-count").textContent = `(${sets.join("; ") || "none yet"})`;
+  corrected = sets.length > 0;
+  tickCorrections();
   const [run] = state.runs;
   const now = JSON.stringify([run, state.runs.map(each => each.state)]);
   if (now === drawn) return;
@@ -23,6 +26,18 @@ export function update(state) {
   byId("live").replaceChildren(...(run ? [live(run)] : []));
   if (run) showPicture(run);
   history(state.runs);
+}
+
+// Without a data set, corrections are all there is to learn from.
+function tickCorrections() {
+  const { data, corrections } = byId("train-form").elements;
+  if (!decided) corrections.checked = corrected && !data.value.trim();
+}
+
+// A data set is chosen, here or where it was looked at.
+export function chooseData(folder) {
+  byId("train-form").elements.data.value = folder;
+  tickCorrections();
 }
 
 function live(run) {
@@ -118,6 +133,8 @@ function history(runs) {
   byId("runs").replaceChildren(make("thead", {}, make("tr", {}, head)), make("tbody", {}, runs.map(row)));
 }
 
+byId("train-form").elements.data.addEventListener("input", tickCorrections);
+byId("train-form").elements.corrections.addEventListener("change", () => { decided = true; });
 byId("train-form").addEventListener("submit", async event => {
   event.preventDefault();
   const form = new FormData(event.target), number = name => (form.get(name) ? Number(form.get(name)) : null);

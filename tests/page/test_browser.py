@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from matplotlib.path import Path as Outline
-from open_page import TOKEN, serving
+from open_page import TOKEN, serving, wait_for
 from PIL import Image
 from playwright.sync_api import expect
 from tiny_video import write_video
@@ -478,6 +478,30 @@ def test_no_view_has_a_serious_fault_of_accessibility(browser, desk, address, ph
         Canvas(page, desk, photographs)
         look("editor")
         assert faults == []
+
+
+def test_what_was_corrected_is_learnt_from_where_there_is_nothing_else(
+    browser, desk, address, photographs, monkeypatch
+):
+    begun = []
+    monkeypatch.setattr(desk.trainings, "start", lambda *given: begun.append(given))
+    for entry in photographs.photographs.values():
+        desk.corrections.save(entry.path, np.zeros(SIZE, np.uint8), photographs.classes, "")
+    with at(browser, address, **DESKTOP) as page:
+        page.locator('.top a[href="#train"]').click()
+        box = page.get_by_label("Learn from the corrected pictures (3 with background")
+        expect(box).to_be_checked()
+        page.get_by_role("button", name="Start training").click()
+        wait_for(lambda: begun)
+        data = page.locator("[name=data]")
+        data.fill("a/folder")
+        expect(box).not_to_be_checked()
+        data.fill("")
+        expect(box).to_be_checked()
+        box.uncheck()  # a person's word stays
+        data.fill("a/folder")
+        data.fill("")
+        expect(box).not_to_be_checked()
 
 
 def test_a_stranger_at_another_machine_is_asked_for_the_password(browser, desk):
