@@ -6,6 +6,7 @@ import { byId, make, say, swatch } from "./parts.js";
 import { ask } from "./server.js";
 
 const TOOLS = { h: "hand", b: "brush", e: "eraser", p: "polygon", w: "wand" };
+const CLASSLESS = ["hand", "eraser"]; // tools that paint no class of a person's choice
 const UNSURE = 255;
 const OTHER_END = 5; // the button that a pen's eraser is
 const TWITCH = 12; // CSS pixels that a finger may slip before the second of two comes
@@ -183,13 +184,14 @@ function choose(name) {
   byId("size-label").hidden = !["brush", "eraser"].includes(name);
   byId("tolerance-label").hidden = name !== "wand";
   guide.classList.toggle("hand", name === "hand");
+  showClass();
   draw();
 }
 
 function showClasses() {
   const entries = [...classes.map((entry, index) => [index, entry.name, entry.color, index + 1]), [UNSURE, "not sure", [150, 150, 150], 0]];
   byId("classes").replaceChildren(...entries.map(([index, name, color, key]) => make("button", {
-    type: "button", role: "radio", "data-value": index, "aria-checked": index === value, tabindex: index === value ? 0 : -1,
+    type: "button", role: "radio", "data-value": index,
     title: key < 10 ? `${name} (${key})` : name, onclick: () => pick(index),
   }, swatch(color), name)));
 }
@@ -197,10 +199,17 @@ function showClasses() {
 function pick(index) {
   if (index !== UNSURE && index >= classes.length) return;
   value = index;
-  if (tool === "eraser" || tool === "hand") choose("brush");
+  if (CLASSLESS.includes(tool)) choose("brush");
+  else showClass();
+}
+
+// The class stays chosen for the tools that paint it, and is no more than outlined for the others.
+function showClass() {
+  const used = !CLASSLESS.includes(tool);
+  byId("classes").classList.toggle("unused", !used);
   for (const button of byId("classes").children) {
-    const on = Number(button.dataset.value) === index;
-    button.setAttribute("aria-checked", on);
+    const on = Number(button.dataset.value) === value;
+    button.setAttribute("aria-checked", on && used);
     button.tabIndex = on ? 0 : -1;
   }
 }

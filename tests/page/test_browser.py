@@ -166,6 +166,36 @@ def test_tools_change_the_pixels_they_say_and_no_others(browser, desk, address, 
         np.testing.assert_array_equal(canvas.saved(), expected)
 
 
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_the_photograph_stays_where_it_is_when_the_tool_changes(
+    browser, desk, address, photographs, size
+):
+    photographs.classes = ClassTable.default()  # two, whose tools just fill a row
+    with at(browser, address, **size) as page:
+        canvas = Canvas(page, desk, photographs)
+        places = {"brush": page.locator("#stage").bounding_box()}
+        for tool in ("eraser", "hand", "wand", "polygon"):
+            page.locator(f"[data-tool={tool}]").click()
+            places[tool] = page.locator("#stage").bounding_box()
+        for corner in ((10.3, 10.3), (60.3, 10.3), (60.3, 50.3)):
+            canvas.click(*corner)
+        expect(page.locator("#finish")).to_be_visible()
+        places["filling"] = page.locator("#stage").bounding_box()
+        assert len({tuple(place.values()) for place in places.values()}) == 1, places
+
+
+def test_a_class_is_shown_as_chosen_only_where_it_is_painted(browser, desk, address, photographs):
+    with at(browser, address, **DESKTOP) as page:
+        Canvas(page, desk, photographs)
+        chosen = page.locator("#classes [aria-checked=true]")
+        expect(chosen).to_have_text("leaf")
+        for key in ("e", "h"):
+            page.keyboard.press(key)
+            expect(chosen).to_have_count(0)
+            page.keyboard.press("b")
+            expect(chosen).to_have_text("leaf")
+
+
 def test_what_is_seen_is_the_mask_at_any_scale(browser, desk, address, photographs):
     """Zoomed and moved, a click still hits the pixel below the pointer."""
     with at(browser, address, **DESKTOP) as page:
