@@ -8,6 +8,7 @@ import { chooseData } from "./train.js";
 
 const PAGE = 60;
 let chosen = "", known = null, state = null, shown = PAGE;
+let wish = ""; // the order that a person has asked for
 const ready = new Map(); // addresses of thumbnails, and of the pictures that came from there
 
 export function update(now) {
@@ -149,17 +150,24 @@ function list() {
   const shownColumns = columns();
   const orders = shownColumns.map(([name, title]) => [name, name === "confidence" ? "least confident" : `most ${title.toLowerCase()}`]);
   if (known.photographs.some(entry => entry.rank != null)) orders.unshift(["rank", "look at these first"]);
-  fill(byId("order"), [...orders, ["name", "name"], ["open", "not corrected first"]], byId("order").value || orders[0]?.[0]);
+  const all = [...orders, ["name", "name"], ["open", "not corrected first"]];
+  // Results come with what to look at first. What is painted without a model stays where it is.
+  fill(byId("order"), all, all.some(([name]) => name === wish) ? wish : known.model ? all[0][0] : "name");
   byId("results").hidden = !known.photographs.length;
   byId("results-title").textContent = known.model ? `${known.title}, segmented with ${known.model}` : known.title;
   const corrected = known.photographs.filter(entry => entry.corrected).length;
   byId("counts").textContent = `${counted(known.photographs.length, "photograph")}, ${corrected} corrected`;
   byId("first").textContent = known.classes ? "Look through and correct" : "Paint them";
   const sorter = ([name, title]) => make("th", { class: "number", scope: "col" }, make("button", {
-    type: "button", onclick: () => { byId("order").value = name; rows(); } }, title));
+    type: "button", onclick: () => { byId("order").value = name; reorder(); } }, title));
   byId("table").tHead.replaceChildren(make("tr", {}, make("th", { scope: "col" }, "Picture"), make("th", { scope: "col" }, "Name"),
     ...shownColumns.map(sorter), make("th", { scope: "col" }, "State")));
   downloads();
+  rows();
+}
+
+function reorder() {
+  wish = byId("order").value;
   rows();
 }
 
@@ -243,7 +251,7 @@ byId("first").addEventListener("click", () => {
   const next = entries.find(entry => !entry.corrected) ?? entries[0];
   open(known, entries, next.id, changed);
 });
-byId("order").addEventListener("change", rows);
+byId("order").addEventListener("change", reorder);
 byId("more").addEventListener("click", () => { shown += PAGE; rows(); });
 
 // --- Downloads ---

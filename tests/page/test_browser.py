@@ -18,8 +18,11 @@ from PIL import Image
 from playwright.sync_api import expect
 from tiny_video import write_video
 
+from common.files import write_csv, write_text
 from config import ClassTable
 from page.corrections import read_labels
+from page.jobs import Job
+from page.workspace import LOOK_FIRST
 
 SIZE = (60, 80)  # height, width of the photographs that are painted on
 DESKTOP = {"viewport": {"width": 1280, "height": 800}}
@@ -510,6 +513,31 @@ def test_no_view_has_a_serious_fault_of_accessibility(browser, desk, address, ph
         assert faults == []
 
 
+def test_the_doubtful_come_first_unless_a_person_orders_otherwise(
+    browser, desk, address, photographs
+):
+    names, order = ["leaf0", "leaf1", "leaf2"], ["leaf2", "leaf0", "leaf1"]
+
+    def segment(job):
+        head, lines = ["file", "severity"], photographs.photographs.values()
+        rows = [[line.path, 0.1 * number] for number, line in enumerate(lines)]
+        write_csv(photographs.results / "results.csv", head, rows)
+        write_text(photographs.home / LOOK_FIRST, json.dumps(order))
+        photographs.model = job.title
+
+    with at(browser, address, **DESKTOP) as page:
+        shown = page.locator("#table td.name")
+        expect(shown).to_have_text(names)
+        for model, expected in (("first", order), ("second", names)):
+            job = desk.worker.submit(Job("segment", model, photographs.id), segment)
+            wait_for(lambda job=job: job.state == "done")
+            for view in ("train", "photographs"):  # the page asks the server anew
+                page.locator(f'.top a[href="#{view}"]').click()
+            expect(page.locator("#results-title")).to_contain_text(f"segmented with {model}")
+            expect(shown).to_have_text(expected)
+            page.locator("#order").select_option("name")
+
+
 def test_what_was_corrected_is_learnt_from_where_there_is_nothing_else(
     browser, desk, address, photographs, monkeypatch
 ):
@@ -562,7 +590,8 @@ def test_a_person_goes_the_whole_way(browser, desk, address, monkeypatch, tmp_pa
         segmented = page.locator("#table .badge", has_text="segmented")
         expect(segmented).to_have_count(2, timeout=LONG)
         [collection] = [c for c in desk.space.collections.values() if c.kind == "folder"]
-        entry = next(iter(collection.photographs.values()))
+        doubtful = collection.look_first()[0]
+        entry = next(e for e in collection.photographs.values() if e.name == doubtful)
         predicted, origin = desk.mask(collection, entry)
         assert origin == "prediction"
         page.locator("#table button.open").first.click()
