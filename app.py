@@ -89,6 +89,7 @@ def main() -> int:
         if (error.name or "").split(".")[0] not in ("starlette", "uvicorn", "anyio"):
             raise
         raise UserError("The page needs: pip install -r requirements-app.txt") from error
+    cli.check_device_name(args.device)  # here, not when the first photograph is segmented
     remote = not is_loopback(args.host)
     password = choose_password(args, remote)
     with lock_folder(args.out_dir):

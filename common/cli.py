@@ -3,6 +3,7 @@
 import argparse
 import io
 import math
+import re
 import signal
 import sys
 import traceback
@@ -56,6 +57,25 @@ def number(
         return value
 
     return parse
+
+
+# Kinds of devices that PyTorch computes on, if it was built for them.
+DEVICE = re.compile(r"auto|(cpu|cuda|hpu|mps|mtia|xla|xpu)(:[0-9]{1,3})?")
+
+
+def unusable_device(name: str) -> UserError:
+    """What is said of a --device that is none here."""
+    return UserError(f"--device {name} cannot be used here; try --device cpu.")
+
+
+def check_device_name(name: str) -> None:
+    """Look at a --device as far as that goes without PyTorch, which takes seconds to import.
+
+    Raises:
+        UserError: no device has such a name.
+    """
+    if not DEVICE.fullmatch(name):
+        raise unusable_device(name)
 
 
 pixels = number(int, 32, 16384)  # a side of the network's input

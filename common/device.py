@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from common.errors import UserError
+from common.cli import unusable_device
 
 
 def choose_device(name: str) -> torch.device:
@@ -37,7 +37,7 @@ def choose_device(name: str) -> torch.device:
             torch.cuda.set_device(device)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UserError(f"--device {name} cannot be used here; try --device cpu.") from error
+        raise unusable_device(name) from error
     return device
 
 

@@ -16,6 +16,8 @@ from tiny_model import save_tiny
 from tiny_video import write_video
 
 import app
+from common import cli
+from common.device import choose_device
 from common.errors import UserError
 from config import ClassTable
 from data.images import write_image
@@ -403,6 +405,23 @@ def test_others_are_let_in_with_a_password_alone(monkeypatch, flags, sentence):
     monkeypatch.setattr(sys, "argv", ["app.py", *flags])
     with pytest.raises(UserError, match=sentence):
         app.main()
+
+
+@pytest.mark.parametrize("name", ["cudaa", "cuda:", "CPU", "auto:1", ""])
+def test_a_device_that_is_none_is_refused_before_the_page_opens(monkeypatch, tmp_path, name):
+    flags = [f"--device={name}", f"--out-dir={tmp_path}", "--no-browser"]
+    monkeypatch.setattr(sys, "argv", ["app.py", *flags])
+    monkeypatch.setattr(app, "listen", lambda *_: pytest.fail("the page opens"))
+    with pytest.raises(UserError) as refused:
+        app.main()
+    with pytest.raises(UserError) as elsewhere:
+        choose_device(name)
+    assert str(refused.value) == str(elsewhere.value)
+
+
+def test_devices_that_may_be_are_not_refused_by_their_names():
+    for name in ("auto", "cpu", "cpu:0", "cuda", "cuda:1", "mps", "xpu:0"):
+        cli.check_device_name(name)
 
 
 def test_the_missing_packages_are_named(monkeypatch):
