@@ -15,6 +15,7 @@ import socket
 import sys
 import threading
 import webbrowser
+from contextlib import suppress
 from pathlib import Path
 
 from common import cli
@@ -109,11 +110,12 @@ def main() -> int:
         options = {"log_level": "error" if args.debug else "critical", "server_header": False}
         limits = {"limit_concurrency": 200, "timeout_graceful_shutdown": 10}
         try:
-            uvicorn.Server(uvicorn.Config(app, **options, **limits)).run(sockets=[listener])
-        except KeyboardInterrupt:
-            print("\nThe page is closed; a training that it started goes on.")
+            with suppress(KeyboardInterrupt):
+                uvicorn.Server(uvicorn.Config(app, **options, **limits)).run(sockets=[listener])
         finally:
             desk.worker.close()
+        # Not before: a training that was still prepared is not begun any more.
+        print(f"\nThe page is closed{'; the training goes on' * bool(desk.trainings.at_work())}.")
     return 0
 
 

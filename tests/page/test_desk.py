@@ -424,6 +424,23 @@ def test_devices_that_may_be_are_not_refused_by_their_names():
         cli.check_device_name(name)
 
 
+@pytest.mark.parametrize("at_work", ["", "one"])
+def test_the_end_says_that_a_training_goes_on_only_where_one_does(
+    monkeypatch, tmp_path, capsys, at_work
+):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "argv", ["app.py", f"--out-dir={tmp_path / 'work'}", "--no-browser"])
+    monkeypatch.setattr("uvicorn.Server.run", interrupted)
+    monkeypatch.setattr(Trainings, "at_work", lambda self: at_work)
+    with app.listen("127.0.0.1", 0) as listener:
+        monkeypatch.setattr(app, "listen", lambda *_: listener)
+        assert app.main() == 0
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said == f"The page is closed{'; the training goes on' if at_work else ''}."
+
+
 def test_the_missing_packages_are_named(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["app.py"])
     monkeypatch.setitem(sys.modules, "uvicorn", None)
