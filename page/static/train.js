@@ -40,9 +40,12 @@ export function chooseData(folder) {
   tickCorrections();
 }
 
+// Several learn from the same: as its model is called, what from and when.
+const called = run => `${run.title} ${run.id}`;
+
 function live(run) {
   const epoch = run.history.length, last = run.history.at(-1);
-  const title = make("div", { class: "head" }, make("h2", {}, run.title), make("span", { class: GOOD[run.state] ?? "badge" }, WORDS[run.state]));
+  const title = make("div", { class: "head" }, make("h2", {}, called(run)), make("span", { class: GOOD[run.state] ?? "badge" }, WORDS[run.state]));
   const parts = [title];
   if (run.state === "running") {
     const inside = run.step && epoch < run.epochs ? run.step[0] / run.step[1] : 0;
@@ -125,11 +128,11 @@ async function report(id) {
 
 function history(runs) {
   byId("runs-card").hidden = runs.length < 2;
-  const row = run => make("tr", {}, make("td", { class: "name" }, run.title), make("td", {}, run.id),
+  const row = run => make("tr", {}, make("td", { class: "name" }, called(run)),
     make("td", {}, make("span", { class: GOOD[run.state] ?? "badge" }, WORDS[run.state])),
     make("td", {}, run.has_report ? make("button", { type: "button", class: "link", onclick: () => report(run.id) }, "report") : "",
       run.can_go_on ? make("button", { type: "button", class: "link", onclick: async () => { await tried(() => post(`/api/runs/${run.id}/resume`)); refresh(); } }, " go on") : ""));
-  const head = ["Data", "Started", "State", ""].map(name => make("th", { scope: "col" }, name || "Open"));
+  const head = ["Training", "State", ""].map(name => make("th", { scope: "col" }, name || "Open"));
   byId("runs").replaceChildren(make("thead", {}, make("tr", {}, head)), make("tbody", {}, runs.map(row)));
 }
 

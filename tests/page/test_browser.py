@@ -562,6 +562,17 @@ def test_what_was_corrected_is_learnt_from_where_there_is_nothing_else(
         expect(box).not_to_be_checked()
 
 
+def test_two_trainings_on_the_same_are_told_apart(browser, desk, address):
+    for name in ("2026-01-01-080000", "2026-01-02-080000"):
+        about = json.dumps({"title": "corrections", "epochs": 1})
+        write_text(desk.trainings.folder / name / "page.json", about)
+    with at(browser, address, **DESKTOP) as page:
+        page.locator('.top a[href="#train"]').click()
+        names = [f"corrections 2026-01-0{day}-080000" for day in (2, 1)]
+        expect(page.locator("#runs td.name")).to_have_text(names)
+        expect(page.locator("#live h2")).to_have_text(names[0])
+
+
 def test_a_stranger_at_another_machine_is_asked_for_the_password(browser, desk):
     with serving(desk, password="correct horse") as address:
         context = browser.new_context()
