@@ -6,12 +6,14 @@ import os
 import secrets
 import shutil
 import stat
+import threading
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
 
 from common.errors import UserError
 from page.room import keep_room
+from page.workspace import free_name
 
 MAX_FILES = 100_000
 MAX_BYTES = 4 << 30
@@ -20,13 +22,14 @@ MAX_BYTES = 4 << 30
 DAMAGES = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, NotImplementedError, RuntimeError)
 DAMAGES += (EOFError, ValueError, IndexError, OSError)
 FULL = (errno.ENOSPC, errno.EDQUOT)
+_naming = threading.Lock()  # two archives of one name may be done at the same moment
 
 
 def unpack_archive(archive: Path, target: Path) -> Path:
-    """Unpack a zip file into a new folder.
+    """Unpack a zip file into a new folder: `target`, or beside it where that is taken by then.
 
     Returns:
-        the folder of the data set: `target`, or the one folder that holds all of it.
+        the folder of the data set: the new one, or the one folder in it that holds all of it.
 
     Raises:
         UserError: no zip file, one with a path or a link that leads out, or far too large a one.
@@ -39,7 +42,9 @@ def unpack_archive(archive: Path, target: Path) -> Path:
             keep_room(temporary, sum(entry.file_size for entry in entries))
             for entry in entries:
                 _extract(content, entry, temporary / PurePosixPath(entry.filename))
-        os.replace(temporary, target)
+        with _naming:
+            target = free_name(target.parent, target.name)
+            os.replace(temporary, target)
     except DAMAGES as error:
         if isinstance(error, OSError) and error.errno in FULL:
             raise

@@ -29,7 +29,7 @@ from page.jobs import Job, Worker
 from page.pictures import Pictures, fingerprint
 from page.table import Table
 from page.training import ROOT, Model, Trainings, Wish, find_models
-from page.workspace import Collection, Photograph, Workspace, classes_of, clean_name, free_name
+from page.workspace import Collection, Photograph, Workspace, classes_of, clean_name
 
 MASK_ENDING = "_mask.png"  # as inference.results names it; that module would bring matplotlib
 SAMPLE = ("--train=48", "--valid=12")  # pictures that are drawn
@@ -265,9 +265,8 @@ class Desk:
         Raises:
             UserError: see `unpack_archive`.
         """
-        target = free_name(self.space.path / "data", Path(name).stem)
         try:
-            return unpack_archive(archive, target)
+            return unpack_archive(archive, self.space.path / "data" / Path(name).stem)
         finally:
             archive.unlink(missing_ok=True)
 

@@ -6,6 +6,7 @@ import io
 import stat
 import zipfile
 from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from common.errors import UserError
+from page import archive
 from page.archive import unpack_archive
 from page.desk import Desk
 from page.guard import POLICY, is_loopback
@@ -430,6 +432,25 @@ def test_an_archive_that_holds_more_than_it_lists_is_refused(tmp_path):
     with pytest.raises(UserError, match="archive"):
         unpack_archive(archive, tmp_path / "data")
     assert not (tmp_path / "data").exists()
+
+
+def test_an_archive_that_is_done_in_the_middle_of_another_of_its_name_is_beside_it(
+    desk, client, monkeypatch
+):
+    path = make_zip(desk.space.path / "x.zip", [("a.png", b"1")])
+    extract, answers, content = archive._extract, [], path.read_bytes()
+
+    def overtaken(*given):
+        monkeypatch.setattr(archive, "_extract", extract)
+        answers.append(client.put("/api/archives?name=set.zip", content=content))
+        extract(*given)
+
+    monkeypatch.setattr(archive, "_extract", overtaken)
+    answers.append(client.put("/api/archives?name=set.zip", content=content))
+    assert [answer.status_code for answer in answers] == [201, 201]
+    folders = [Path(answer.json()["folder"]) for answer in answers]
+    assert [folder.name for folder in folders] == ["set", "set_2"]
+    assert all((folder / "a.png").read_bytes() == b"1" for folder in folders)
 
 
 def test_an_archive_with_one_folder_is_that_folder(tmp_path):
