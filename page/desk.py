@@ -6,6 +6,7 @@ only brought together.
 
 import hashlib
 import secrets
+import shutil
 import subprocess
 import sys
 import threading
@@ -320,13 +321,18 @@ class Desk:
         options |= {"weights": str(own) if own else weights}
 
         def work(job: Job) -> None:
-            target = self.space.path / "training_data" / name
-            classes = self.space.open(root, "data").classes if root and corrected else None
-            painted = self.corrections.fitting(classes) if corrected else None
-            data = training_folder(root, painted, target)
-            network = network_of(own) if own and not options["model"] else {}
-            if not job.stop.is_set():
-                self.trainings.start(name, Wish(str(data), **options | network), title)
+            target, begun = self.space.path / "training_data" / name, False
+            try:
+                classes = self.space.open(root, "data").classes if root and corrected else None
+                painted = self.corrections.fitting(classes) if corrected else None
+                data = training_folder(root, painted, target)
+                network = network_of(own) if own and not options["model"] else {}
+                if not job.stop.is_set():
+                    self.trainings.start(name, Wish(str(data), **options | network), title)
+                    begun = True
+            finally:
+                if not begun:  # nobody learns from what was brought together
+                    shutil.rmtree(target, ignore_errors=True)
 
         # To bring a data set and its corrections together, each of its masks is read.
         return self.worker.submit(Job("train", f"Preparing {title}", "train"), work)

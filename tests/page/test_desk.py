@@ -257,17 +257,19 @@ def test_a_training_that_is_stopped_before_it_begins_does_not_begin(
     desk, client, tmp_path, monkeypatch
 ):
     root, begun = make_data(tmp_path / "set", [blobs()] * 2), []
+    brought = desk.space.path / "training_data"
 
-    def stopped(root, *_):
+    def stopped(root, painted, target):
         [job] = desk.worker.jobs.values()
         assert client.post(f"/api/jobs/{job.id}/stop").status_code == 204
-        return root
+        return make_data(target, [blobs()] * 2)
 
     monkeypatch.setattr("page.desk.training_folder", stopped)
     monkeypatch.setattr(desk.trainings, "start", lambda *given: begun.append(given))
     wish = {"data": str(root), "recipe": "light", "epochs": 1}
     assert ended(client, client.post("/api/runs", json=wish).json())["state"] == "stopped"
     assert begun == []
+    assert list(brought.iterdir()) == []
 
 
 def test_a_wish_is_what_train_py_understands(tmp_path):
