@@ -171,7 +171,7 @@ def read_any_annotation(path: Path) -> None:
         raise UserError("no annotations")
     classes = class_table(found, path.parent)
     for picture in found.pictures:
-        mask = paint(picture.shapes, picture.size or (20, 30), classes)
+        mask = paint(picture.shapes, picture.boxes, picture.size or (20, 30), classes)
         assert set(np.unique(mask)) <= {*range(len(classes)), 255}
 
 

@@ -7,9 +7,9 @@ import numpy as np
 from common.errors import UserError
 from common.text import printable
 from config import Size
-from data.formats.files import Folder, size_of, split_of
+from data.formats.files import Folder, number_of, size_of, split_of
 from data.formats.records import Annotations, Picture, Shape, annotation
-from data.formats.regions import Outline, Region, Runs, outline
+from data.formats.regions import Outline, Region, Runs, box, outline
 
 NAME = "COCO JSON"
 
@@ -100,18 +100,17 @@ def _read_file(
             photo = folder.find_picture(image.get("file_name"), path.parent, split)
             size = size_of(image.get("height"), image.get("width")) if "height" in image else None
             picture = Picture(photo, path, size=size, split=split)
-            boxes = _add_shapes(picture, items, names)
+            _add_shapes(picture, items, names)
             used.update(shape.label for shape in picture.shapes)
-            found.add_picture(picture, boxes)
+            found.add_picture(picture)
     if of_image:
         count = sum(map(len, of_image.values()))
         found.counts["annotation|annotations of pictures that the file does not list"] += count
     return used
 
 
-def _add_shapes(picture: Picture, items: list[tuple[int, dict]], names: dict[str, str]) -> int:
-    """Add what was drawn on a picture; returns how many annotations are boxes only."""
-    boxes = 0
+def _add_shapes(picture: Picture, items: list[tuple[int, dict]], names: dict[str, str]) -> None:
+    """Add what was drawn on a picture, and the boxes of what has no outline."""
     for number, item in items:
         where = f"annotation {printable(item.get('id', number))}"
         with annotation(where):
@@ -120,10 +119,19 @@ def _add_shapes(picture: Picture, items: list[tuple[int, dict]], names: dict[str
                 raise UserError(f"its category {printable(item.get('category_id'))} is not listed")
             region = _region(item.get("segmentation"), picture.size)
             if region is None:
-                boxes += 1
+                picture.boxes.append(_box(item.get("bbox")))
             else:
                 picture.shapes.append(Shape(label, region, where))
-    return boxes
+
+
+def _box(values: object) -> Region:
+    """The area of a box by left, top, width and height; none at all where the file has no box."""
+    if not values:
+        return box(0, 0, 0, 0)
+    if not isinstance(values, list) or len(values) != 4:
+        raise UserError(f"its bbox is {printable(repr(values)[:60])}, not four numbers")
+    left, top, width, height = (number_of(value, "a number of its bbox") for value in values)
+    return box(left, top, left + width, top + height)
 
 
 def _region(segmentation: object, size: Size | None) -> Region | None:

@@ -24,6 +24,7 @@ from data.classes import (
 )
 from data.decoding import MAX_PIXELS
 from data.formats.records import Annotations, Picture, Shape, annotation
+from data.formats.regions import Region
 from data.images import map_files, read_header, write_mask
 from data.pairs import Pair
 
@@ -91,13 +92,19 @@ def paint_order(shapes: list[Shape], by_area: bool) -> list[Shape]:
     return sorted(shapes, key=lambda shape: -shape.region.area) if by_area else shapes
 
 
-def paint(shapes: list[Shape], size: Size, classes: ClassTable) -> np.ndarray:
+def paint(shapes: list[Shape], boxes: list[Region], size: Size, classes: ClassTable) -> np.ndarray:
     """The mask (H, W) uint8 of shapes in painting order; 255 where a shape means "ignore".
+
+    Args:
+        boxes: which hold something, nobody knows which pixels: 255 where no shape covers them.
 
     Raises:
         UserError: a shape that cannot be painted.
     """
     mask = np.zeros(size, np.uint8)
+    for box in boxes:
+        top, left, patch = box.draw(size)
+        mask[top : top + patch.shape[0], left : left + patch.shape[1]][patch] = IGNORE_INDEX
     for shape in shapes:
         with annotation(shape.where):
             top, left, patch = shape.region.draw(size)
@@ -146,11 +153,13 @@ def _pair(picture: Picture, classes: ClassTable, by_area: bool, folder: Path) ->
     mark.update(repr((VERSION, picture.size, photo, classes.to_plain())).encode())
     for shape in shapes:
         mark.update(repr(shape.label).encode() + shape.region.digest())
+    for box in picture.boxes:
+        mark.update(b"box" + box.digest())
     stem = picture.path.stem.encode(errors="backslashreplace")[:100].decode(errors="ignore")
     path = folder / f"{stem}-{mark.hexdigest()}.png"
     if not _is_whole(path):
         size = _checked_size(picture)
-        write_mask(path, paint(shapes, size, classes), classes.colors)
+        write_mask(path, paint(shapes, picture.boxes, size, classes), classes.colors)
     return Pair(picture.path, path, picture.path.stem, picture.file)
 
 

@@ -34,6 +34,8 @@ class Picture:
         path: of the photograph.
         file: the file that holds its annotations.
         shapes: in the file's order; the last lies on top.
+        boxes: around things that have no outline: something is there, but nobody knows which
+            pixels. What no shape covers of them is neither taught nor measured.
         size: (height, width) that the file says the photograph has; None where it says nothing.
         split: "train", "valid", "test", or None where the source has no splits.
     """
@@ -41,6 +43,7 @@ class Picture:
     path: Path
     file: Path
     shapes: list[Shape] = field(default_factory=list)
+    boxes: list[Region] = field(default_factory=list)
     size: Size | None = None
     split: str | None = None
 
@@ -82,19 +85,19 @@ class Annotations:
             if name not in self.names:
                 self.names.append(name)
 
-    def add_picture(self, picture: Picture, boxes: int = 0, other: int = 0) -> None:
+    def add_picture(self, picture: Picture, other: int = 0) -> None:
         """Keep a picture, unless boxes are all that it has: what they hold is no background.
 
         Args:
-            boxes: annotations that say where something is, but not which pixels.
             other: annotations that are no areas: points, lines, tags.
         """
-        self.counts["box|boxes without an outline (not painted)"] += boxes
         self.counts["point|points, line|lines or tag|tags (no areas)"] += other
-        if boxes and not picture.shapes:
+        if picture.boxes and not picture.shapes:
             self.boxes_only.append(picture)
-        else:
-            self.pictures.append(picture)
+            return
+        what = "box|boxes without an outline: what no outline covers of it|them counts nowhere"
+        self.counts[what] += len(picture.boxes)
+        self.pictures.append(picture)
 
     def add_problem(self, file: Path, where: str, error: UserError) -> None:
         """Note why a picture is left out, in one sentence with its place."""

@@ -9,7 +9,7 @@ from common.errors import UserError
 from common.text import printable, read_text
 from data.formats.files import Folder, read_yaml, split_of
 from data.formats.records import Annotations, Picture, Shape, annotation
-from data.formats.regions import outline
+from data.formats.regions import box, outline
 from data.images import image_size, is_image_name, map_files
 
 NAME = "YOLO segmentation"
@@ -84,7 +84,8 @@ def read(folder: Folder, description: Path | None, polygons: bool = False) -> An
                 raise sizes[photo]
             picture = Picture(photo, path or photo, size=sizes[photo], split=photos[photo])
             found.counts["picture|pictures without a label file or with an empty one"] += not lines
-            found.add_picture(picture, _add_shapes(picture, lines, names))
+            _add_shapes(picture, lines, names)
+            found.add_picture(picture)
     found.add_names(names[index] for index in sorted(names))
     return found
 
@@ -96,20 +97,20 @@ def _size(photo: Path):
         return error
 
 
-def _add_shapes(picture: Picture, lines: list[Line], names: dict[int, str]) -> int:
-    """Add the outlines of a label file; returns how many of its lines are boxes."""
-    boxes, (height, width) = 0, picture.size
+def _add_shapes(picture: Picture, lines: list[Line], names: dict[int, str]) -> None:
+    """Add the outlines and the boxes of a label file."""
+    height, width = picture.size
     for line in lines:
         with annotation(f"line {line.number}"):
             if line.label not in names:
                 known = f"0 to {max(names)}" if names else "none"
                 raise UserError(f"its class is {line.label}, and the data set names {known}")
             if len(line.values) == BOX - 1:
-                boxes += 1
+                x, y, w, h = line.values * (width, height, width, height)
+                picture.boxes.append(box(x - w / 2, y - h / 2, x + w / 2, y + h / 2))
                 continue
             region = outline(line.values.reshape(-1, 2) * (width, height))
             picture.shapes.append(Shape(names[line.label], region, f"line {line.number}"))
-    return boxes
 
 
 def _names(names: object, folder: Folder, description: Path | None) -> dict[int, str]:

@@ -12,6 +12,7 @@ from data.source import open_source
 from tools import convert
 
 SIZE = (20, 30)
+BOX_ALONE = {"id": 9, "segmentation": [], "bbox": [12, 2, 4, 3]}
 
 
 @pytest.fixture
@@ -36,8 +37,12 @@ def run(monkeypatch, *flags) -> None:
 
 def test_what_is_written_is_read_the_same(root, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
+    content = json.loads((root / "all.json").read_text())
+    content["annotations"].append(content["annotations"][0] | BOX_ALONE)
+    write_json(root / "all.json", content)
     run(monkeypatch, "--data", root, "--out-dir", out)
     before = open_all(root)
+    assert sum((before.reader.read(pair) == 255).sum() for pair in all_pairs(before)) == 12
     expected = {
         pair.image.read_bytes(): before.reader.read(pair).tobytes() for pair in all_pairs(before)
     }

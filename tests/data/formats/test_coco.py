@@ -77,11 +77,12 @@ def test_the_smaller_shape_lies_on_top_unless_the_file_decides(tmp_path):
     assert labels(root, choices=DataChoices(overlap="file"))[7, 7] == 1
 
 
-def test_boxes_are_counted_and_never_painted(tmp_path):
+def test_what_no_outline_covers_of_a_box_counts_nowhere(tmp_path):
     content = coco(
         [
             {"segmentation": [square(1, 1, 5, 5)]},
-            {"segmentation": [], "bbox": [8, 8, 4, 4]},
+            {"segmentation": [], "bbox": [3, 3, 6, 4]},
+            {"segmentation": []},
             {"segmentation": [], "bbox": [1, 1, 4, 4], "image_id": 3},
         ],
         images=("a.jpg", "b.jpg", "c.jpg"),
@@ -89,13 +90,29 @@ def test_boxes_are_counted_and_never_painted(tmp_path):
     root = write(tmp_path, content, "a.jpg", "b.jpg", "c.jpg")
     source = open_all(root)
     assert sorted(pair.stem for pair in all_pairs(source)) == ["a", "b"]
-    assert "2 boxes without an outline" in source.reader.describe()
+    assert "2 boxes without an outline: what no outline covers" in source.reader.describe()
     assert "such as c.jpg" in source.reader.describe()
+    expected = filled(SIZE, (255, 3, 3, 9, 7), (1, 1, 1, 5, 5))
+    assert np.array_equal(labels(root), expected)
+    # What was painted while the file had this box is not taken for what is painted without it.
+    del content["annotations"][1]["bbox"]
+    write_json(root / "annotations" / "instances_default.json", content)
     assert np.array_equal(labels(root), filled(SIZE, (1, 1, 1, 5, 5)))
-    content["annotations"] = [content["annotations"][2]]
+    content["annotations"] = [content["annotations"][3]]
     content["images"] = [content["images"][2]]
     write_json(root / "annotations" / "instances_default.json", content)
     with pytest.raises(UserError, match="boxes only"):
+        open_all(root)
+
+
+@pytest.mark.parametrize(
+    ("bbox", "reason"),
+    [([1, 1, 4], "not four numbers"), (7, "not four numbers"), ([1, 1, "x", 4], "no usable")],
+)
+def test_a_box_that_cannot_be_meant_is_named(tmp_path, bbox, reason):
+    shapes = [{"segmentation": [square(1, 1, 5, 5)]}, {"segmentation": [], "bbox": bbox}]
+    root = write(tmp_path, coco(shapes, images=("a.jpg", "b.jpg")))
+    with pytest.raises(UserError, match=f"a.jpg: annotation 2: .*bbox .*{reason}"):
         open_all(root)
 
 

@@ -77,14 +77,16 @@ def test_without_a_description_names_come_from_classes_txt(tmp_path):
     assert open_all(root).reader.classes.names == ("background", "leaf", "spot")
 
 
-def test_boxes_among_outlines_are_counted_and_empty_files_are_background(tmp_path):
+def test_boxes_among_outlines_count_nowhere_and_empty_files_are_background(tmp_path):
     root = write(tmp_path, "train: images/train\nval: images/val\n" + NAMES)
-    (root / "labels/train/a.txt").write_text(SPOT + "0 0.8 0.5 0.1 0.1\n")
+    (root / "labels/train/a.txt").write_text(SPOT + "0 0.25 0.5 0.3 0.5\n")
     (root / "labels/val/b.txt").write_text("")
     source = open_source(root)
     assert "1 box without an outline" in source.reader.describe()
     assert "1 picture without a label file or with an empty one" in source.reader.describe()
-    assert np.unique(labels(root)).tolist() == [0, 2]
+    mask, box = labels(root), np.s_[5:15, 4:16]
+    assert (mask == 255).sum() == (mask[box] == 255).sum() == (mask[box] != 2).sum() > 0
+    assert (mask[6:12, 6:12] == 2).all()
     assert not labels(root, "b").any()
     (root / "labels/val/b.txt").unlink()
     assert not labels(root, "b").any()
@@ -115,6 +117,7 @@ def test_four_corners_are_refused_unless_something_says_that_they_are_outlines(t
         ("-1 0.1 0.1 0.5 0.1 0.5 0.5\n", "line 1 has the class -1"),
         ("0.5 0.1 0.1 0.5 0.1 0.5 0.5\n", "line 1 has the class 0.5"),
         ("inf 0.1 0.1 0.5 0.1 0.5 0.5\n", "line 1 has the class inf"),
+        (SPOT + "0 nan 0.1 0.5 0.1\n", "line 2: a coordinate is not a finite number"),
         (SPOT + "0 nan 0.1 0.5 0.1 0.5 0.5\n", "line 2: a coordinate is not a finite number"),
     ],
 )
