@@ -38,7 +38,7 @@ PROBLEMS = {
     "sizes": "mask|masks whose proportions differ from the image's",
     "smoothed": "mask|masks that looks|look like JPEG, or resized with smoothing",
     "leak": "picture|pictures that another split has, too",
-    "undivided": "reason|reasons why nothing can be set aside to validate on",
+    "untrainable": "reason|reasons why train.py would refuse the whole",
 }
 # What a person should know.
 NOTES = {
@@ -158,7 +158,7 @@ def survey(root: Path, *, choices: DataChoices | None = None, cache: bool = True
         split, remark = usual_split(usable, source.root, source.reader)
     except UserError as error:
         whole = source.pairs | {"train": everything, "valid": []}
-        return replace(source, pairs=whole, undivided=str(error))
+        return replace(source, pairs=whole, untrainable=str(error))
     split["train"] = sorted(split["train"] + bad, key=lambda pair: pair.image)
     split = source.pairs | split
     told = f"shown is what it does without a flag. {remark}"
@@ -273,8 +273,8 @@ def examine_source(source: Source) -> tuple[dict[str, list[Record]], list[Findin
     findings += [f for members in records.values() for record in members for f in record.findings]
     findings += find_twins(records)
     findings += find_absent(records, source.reader.classes)
-    if source.undivided:
-        findings.append(Finding("undivided", source.root, source.undivided))
+    if source.untrainable:
+        findings.append(Finding("untrainable", source.root, source.untrainable))
     try:
         source.refuse_other_readings()
     except UserError as error:

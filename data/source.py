@@ -56,7 +56,7 @@ class Source:
         facts: what was learnt of the pairs' files.
         decided_by: by what it was decided how masks are read: `TRAINING`, `MODEL` or `PAINTED`.
         unmerged: the reader before --merge and --ignore.
-        undivided: why train.py can set nothing aside to validate on, where it would have to.
+        untrainable: why train.py would refuse the whole, where a survey found such a reason.
     """
 
     root: Path
@@ -68,7 +68,7 @@ class Source:
     facts: Facts = field(default_factory=lambda: Facts({}, {}, 0))
     decided_by: str = TRAINING
     unmerged: MaskReader | None = None
-    undivided: str = ""
+    untrainable: str = ""
 
     def fingerprint(self, splits: Iterable[list[Pair]]) -> str:
         """Hex digest of the files of some lists of pairs: whether a run resumes on the same."""
@@ -157,13 +157,14 @@ def _open(
     Args:
         skip_bad: as in `open_source`; None neither refuses nor lists what cannot be used.
     """
-    layout = _layout(root, choices, cache)
+    layout, untrainable = _layout(root, choices, cache), ""
     if layout is None:
         names = wanted or [split for split in SPLITS if has_split(root, split)]
         found = {split: match_split(root, split) for split in names}
         divided = bool(split_remark(root))
     else:
         found, divided = _of_layout(layout, wanted, root, skip_bad)
+        untrainable = _why_untrainable(layout, found, root) if wanted is None else ""
     pairs = {
         split: own.pairs if skip_bad is None else usable_pairs(own, skip_bad)
         for split, own in found.items()
@@ -188,7 +189,8 @@ def _open(
     reader = dataclasses.replace(reader, known=facts.censuses(everything))
     merged = merged_classes(reader.classes, choices.merge, choices.ignore)
     own = dataclasses.replace(reader, classes=merged)
-    return Source(root, own, found, pairs, divided, problems, facts, decided_by, unmerged=reader)
+    look = (divided, problems, facts, decided_by, reader, untrainable)
+    return Source(root, own, found, pairs, *look)
 
 
 def _training(
@@ -270,11 +272,7 @@ def _of_layout(
         layout.refuse_problems(skip_bad)  # which may be why
     for split in wanted:
         if not pools[split]:
-            names = " and ".join(sorted(name for name in own if name)) or "none"
-            raise UserError(
-                f"{printable(root)} has no pictures for the split {split} (it has {names})"
-                f"{layout.hint}; put some there."
-            )
+            raise _lacking(layout, split, root)
     found = {
         split: layout.match(pools[split]) for split in wanted if split == "test" or not divided
     }
@@ -289,6 +287,31 @@ def _of_layout(
     return found, divided and "valid" in found
 
 
+def _why_untrainable(
+    layout: Annotated | FolderOfMasks, found: dict[str, Matching], root: Path
+) -> str:
+    """What train.py would say of splits that are not there; "" where it has both that it needs."""
+    if "train" not in found:
+        return str(_lacking(layout, "train", root))
+    return "" if "valid" in found else str(_too_few(found["train"], root))
+
+
+def _lacking(layout: Annotated | FolderOfMasks, split: str, root: Path) -> UserError:
+    names = " and ".join(sorted(name for name in layout.splits() if name)) or "none"
+    return UserError(
+        f"{printable(root)} has no pictures for the split {split} (it has {names})"
+        f"{layout.hint}; put some there."
+    )
+
+
+def _too_few(matching: Matching, root: Path) -> UserError:
+    many = counted(len(matching.pairs), "picture|pictures")
+    return UserError(
+        f"{printable(root)} has {many} that can be used; at least 2 are needed, one of them to "
+        "validate."
+    )
+
+
 def divide(matching: Matching, root: Path) -> dict[str, Matching]:
     """Set some pictures aside to validate on, chosen by checksums: the same on every machine.
 
@@ -297,11 +320,7 @@ def divide(matching: Matching, root: Path) -> dict[str, Matching]:
     """
     pairs = sorted(matching.pairs, key=lambda pair: zlib.crc32(os.fsencode(pair.image.name)))
     if len(pairs) < 2:
-        many = counted(len(pairs), "picture|pictures")
-        raise UserError(
-            f"{printable(root)} has {many} that can be used; at least 2 are needed, one of them to "
-            "validate."
-        )
+        raise _too_few(matching, root)
     count = max(1, round(VALID_SHARE * len(pairs)))
     valid = sorted(pairs[:count], key=lambda pair: pair.image)
     train = sorted(pairs[count:], key=lambda pair: pair.image)

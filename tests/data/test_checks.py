@@ -137,6 +137,31 @@ def test_photographs_that_all_look_alike_are_a_problem_where_some_must_be_set_as
     assert "." not in listed.read_text().splitlines()  # nobody deletes the whole by that list
 
 
+@pytest.mark.parametrize(
+    ("folders", "reason"),
+    [
+        (("valid", "valid", "test"), "has no pictures for the split train (it has test and valid)"),
+        (("train", "test"), "has 1 picture that can be used; at least 2 are needed"),
+        ((".",), "has 1 picture that can be used; at least 2 are needed"),
+    ],
+)
+def test_data_that_train_py_would_refuse_have_a_problem(tmp_path, capsys, folders, reason):
+    root = tmp_path / "set"
+    for number, folder in enumerate(folders):
+        write_image(root / folder / f"images/{number}.png", photo(number))
+        (root / folder / "masks").mkdir(exist_ok=True)
+        Image.fromarray(blobs()).save(root / folder / f"masks/{number}.png")
+    with pytest.raises(UserError) as refused:
+        open_source(root)
+    listed = tmp_path / "fix.txt"
+    assert check_data_set(root, listed) == 1
+    said = capsys.readouterr().out
+    assert reason in str(refused.value)
+    assert f"    {refused.value}\n" in said
+    assert said.splitlines()[-2] == "1 problem."
+    assert listed.read_text() == ""  # nothing there is to be deleted
+
+
 def test_a_test_picture_that_cannot_be_used_stays_one(tmp_path):
     for number, split in enumerate(["train"] * 5 + ["test"] * 3):
         write_image(tmp_path / split / f"images/{number}.png", photo(number, (40, 60)))
