@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from common.errors import UserError
@@ -22,6 +22,19 @@ def listed(names: Iterable[object], most: int = 10) -> str:
     if len(names) > most:
         names[most - 1 :] = [f"{len(names) - most + 1} more"]
     return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+
+
+def first_few(lines: Sequence[str], most: int = 5) -> list[str]:
+    """The first lines of a list and, where there are more, one that says how many."""
+    more = [f"and {len(lines) - most} more"] if len(lines) > most else []
+    return [*lines[:most], *more]
+
+
+def first_of(problems: Sequence[object], remedy: str = "") -> str:
+    """The first of some sentences, how many there are, and what helps against all of them."""
+    rest = [f"It is the first of {len(problems)}"] if len(problems) > 1 else []
+    rest += [remedy] if remedy else []
+    return f"{problems[0]} {'; '.join(rest)}." if rest else str(problems[0])
 
 
 def agreed(count: int, words: str) -> str:

@@ -16,14 +16,14 @@ from tqdm import tqdm
 from common import distributed
 from common.errors import UserError
 from common.files import write_text
-from common.text import agreed, counted, listed, printable
+from common.text import agreed, counted, first_few, first_of, listed, printable
 from config import IGNORE_INDEX, ClassTable, DataChoices, Size
 from data.census import Census
 from data.classes import line_targets, table_lines
 from data.decoding import Header
 from data.facts import Photo
 from data.masks import MaskReader, is_turned
-from data.pairs import Matching, Pair, explain_ambiguous
+from data.pairs import SKIP_BAD, Matching, Pair, explain_ambiguous
 from data.source import Source, survey_source
 from data.splits import everything_of, usual_split
 
@@ -48,30 +48,31 @@ NOTES = {
     "resized": "mask|masks of another size than the image (resized when read)",
     "exif": "photograph|photographs that EXIF rotates",
 }
-# Findings of a kind that are printed; --fix-list writes all.
-SHOWN = 5
 
 
 def check_pairs(source: Source, skip_bad: bool = False) -> dict[str, list[Pair]]:
     """The pairs of each split that can be used, by what was learnt of their files.
 
     Args:
-        skip_bad: leave out what cannot be used and print the list, rather than raise.
+        skip_bad: leave out what cannot be used and print the first of it, rather than raise.
 
     Raises:
         UserError: the first problem, or that no pair of a split is left.
     """
+    found = {split: [problem_of(p, source) for p in own] for split, own in source.pairs.items()}
+    everything = [error for own in found.values() for error in own if error]
+    if everything and not skip_bad:
+        some_left = all(None in own for own in found.values())
+        raise UserError(first_of(everything, SKIP_BAD if some_left else "")) from everything[0]
     usable = {}
     for split, pairs in source.pairs.items():
-        problems = [problem_of(pair, source) for pair in pairs]
+        problems = found[split]
         bad = [error for error in problems if error]
-        if bad and not skip_bad:
-            raise bad[0]
         if bad and distributed.is_main():
             many = counted(len(pairs), "pair|pairs")
             tqdm.write(f"{len(bad)} of {many} {agreed(len(bad), 'is|are')} left out:")
-            for error in bad:
-                tqdm.write(f"  {error}")
+            for text in first_few([str(error) for error in bad]):
+                tqdm.write(f"  {text}")
         good = [pair for pair, error in zip(pairs, problems, strict=True) if not error]
         if not good:
             raise bad[0] if bad else UserError("There are no pairs; check the data folder.")
@@ -419,10 +420,8 @@ def print_findings(title: str, kinds: dict[str, str], findings: list[Finding]) -
             print(title)
         total += len(texts)
         print(f"  {counted(len(texts), what)}")
-        for text in texts[:SHOWN]:
+        for text in first_few(texts):
             print(f"    {text}")
-        if len(texts) > SHOWN:
-            print(f"    and {len(texts) - SHOWN} more")
     if total:
         print()
     return total

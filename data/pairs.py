@@ -14,13 +14,15 @@ from pathlib import Path
 from tqdm import tqdm
 
 from common.errors import UserError
-from common.text import agreed, counted, printable, read_text
+from common.text import agreed, counted, listed, printable, read_text
 from data.images import list_images
 
 SPLITS = ("train", "valid", "test")
 # The lists of names in a CVAT export that make a split.
 CVAT_LISTS = {"train": ("train",), "valid": ("valid", "val", "validation"), "test": ("test",)}
 CVAT_VALID_SHARE = 0.15
+# What helps where some pictures cannot be used, and others can.
+SKIP_BAD = "--skip-bad leaves such pictures out"
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def usable_pairs(found: Matching, skip_bad: bool = False) -> list[Pair]:
     """The pairs of a split, if every photograph has one mask.
 
     Args:
-        skip_bad: leave out photographs that have no mask or several, with a line that names them.
+        skip_bad: leave out photographs that have no mask or several, with a line that names some.
 
     Raises:
         UserError: a mask is missing or ambiguous, or no pair is left.
@@ -88,16 +90,17 @@ def usable_pairs(found: Matching, skip_bad: bool = False) -> list[Pair]:
         raise UserError(explain_ambiguous(*found.ambiguous[0]))
     if found.without_mask and not (skip_bad and found.pairs):
         image, expected = found.without_mask[0]
+        remedy = "; add it, or leave such images out with --skip-bad" if found.pairs else ""
         raise UserError(
             f"{len(found.without_mask)} of {counted(found.images, 'image|images')} "
             f"{agreed(len(found.without_mask), 'has|have')} no mask; the first is "
-            f"{printable(image)} (expected {printable(expected)})."
+            f"{printable(image)} (expected {printable(expected)}){remedy}."
         )
     if not found.pairs:
         raise UserError(explain_ambiguous(*found.ambiguous[0]))
     left_out = [image for image, _ in found.without_mask] + [one for one, _ in found.ambiguous]
     if left_out:
-        names = ", ".join(printable(path.name) for path in left_out)
+        names = listed((path.name for path in left_out), most=5)
         words = "photograph|photographs without one clear mask is|are left out"
         tqdm.write(f"{counted(len(left_out), words)}: {names}")
     return found.pairs
@@ -127,6 +130,11 @@ def match_split(root: Path, split: str) -> Matching:
     if is_cvat(root):
         return _match_cvat(root, split)
     photos, masks = root / f"{split}_images", root / f"{split}_masks"
+    if split == "test" and not photos.is_dir():
+        raise UserError(
+            f"{printable(root)} has no test split (no folder test_images); put pictures into "
+            "test_images and test_masks, or use --split valid."
+        )
     # Test photographs without any mask are a finding about them, not about the folder's layout.
     for folder in (photos,) if split == "test" else (photos, masks):
         if not folder.is_dir():
@@ -231,7 +239,10 @@ def _cvat_names(root: Path, split: str) -> list[str]:
     lists = {path.stem.lower(): path for path in _cvat_lists(root)}
     own = [lists[name] for name in CVAT_LISTS[split] if name in lists]
     if split == "test" and not own:
-        raise UserError(f"{printable(root)} has no test split (ImageSets/Segmentation/test.txt).")
+        raise UserError(
+            f"{printable(root)} has no test split (no list ImageSets/Segmentation/test.txt); add "
+            "one, or use --split valid."
+        )
     has_valid = any(name in lists for name in CVAT_LISTS["valid"])
     if own and (has_valid or split == "test"):
         return _read_names(own[0])

@@ -20,7 +20,9 @@ from data.census import Census
 from data.classes import merged_classes, read_class_table
 from data.facts import Facts, learn
 from data.formats.annotated import Annotated
+from data.formats.files import Folder
 from data.formats.folders import FolderOfMasks
+from data.images import is_image_name
 from data.masks import MaskReader
 from data.pairs import (
     SPLITS,
@@ -243,10 +245,12 @@ def _layout(root: Path, choices: DataChoices, cache: bool) -> Annotated | Folder
     if layout is None and root.is_dir():
         layout = FolderOfMasks.open(root)
     if layout is None:
+        photographs = root.is_dir() and any(map(is_image_name, Folder(root).files))
+        advice = " Photographs alone can be painted with `python app.py`." if photographs else ""
         raise UserError(
             f"{printable(root)} holds no data set that is known: photographs in train_images and "
             "masks in train_masks, images and masks, or annotations of COCO, YOLO, LabelMe, Label "
-            "Studio or CVAT (see docs/data.md)."
+            f"Studio or CVAT (see docs/data.md).{advice}"
         )
     return layout
 
@@ -324,5 +328,6 @@ def divide(matching: Matching, root: Path) -> dict[str, Matching]:
     count = max(1, round(VALID_SHARE * len(pairs)))
     valid = sorted(pairs[:count], key=lambda pair: pair.image)
     train = sorted(pairs[count:], key=lambda pair: pair.image)
-    rest = dataclasses.replace(matching, images=matching.images - count, pairs=train)
+    # Those without a mask all go to this part, so it tells how many of all photographs they are.
+    rest = dataclasses.replace(matching, pairs=train)
     return {"train": rest, "valid": Matching(count, valid, [], [], [])}

@@ -12,14 +12,14 @@ from tqdm import tqdm
 
 from common.errors import UserError
 from common.files import replacing
-from common.text import counted, printable
+from common.text import counted, first_few, first_of, printable
 from config import ClassTable
 from data.cache import cache_folder
 from data.formats.detect import read_annotations
 from data.formats.paint import class_table, painted_pairs
 from data.formats.records import Annotations
 from data.masks import MaskReader
-from data.pairs import Matching
+from data.pairs import SKIP_BAD, Matching
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,10 @@ class Annotated:
         if found is None:
             return None
         if not found.pictures and found.problems:
-            raise UserError(_first(found.problems, "no other can be used either"))
+            texts = [text for _, text in found.problems]
+            raise UserError(
+                first_of(texts, "no other can be used either" if len(texts) > 1 else "")
+            )
         if not found.pictures and found.boxes_only:
             raise UserError(
                 f"{printable(root)} holds boxes only ({found.format}), which do not say which "
@@ -100,16 +103,17 @@ class Annotated:
         return Matching(len(pairs), pairs, [], [], [])
 
     def refuse_problems(self, skip_bad: bool) -> None:
-        """Stop at pictures that cannot be used, or list them.
+        """Stop at pictures that cannot be used, or list the first of them.
 
         Raises:
             UserError: there are some.
         """
-        if self.problems and not skip_bad:
-            raise UserError(_first(self.problems, "--skip-bad leaves such pictures out"))
-        if self.problems:
-            tqdm.write(counted(len(self.problems), "picture|pictures is|are left out:"))
-            for _, text in self.problems:
+        texts = [text for _, text in self.problems]
+        if texts and not skip_bad:
+            raise UserError(first_of(texts, SKIP_BAD))
+        if texts:
+            tqdm.write(counted(len(texts), "picture|pictures is|are left out:"))
+            for text in first_few(texts):
                 tqdm.write(f"  {printable(text)}")
 
     def reader(self, remarks: tuple[str, ...]) -> MaskReader:
@@ -124,12 +128,6 @@ class Annotated:
             words = "picture|pictures with boxes only is|are left out, such as"
             told.append(f"{counted(len(boxes), words)} {first}")
         return MaskReader(self.classes, remarks=(*told, *remarks))
-
-
-def _first(problems: list[tuple[Path, str]], what: str) -> str:
-    """The first problem, how many there are, and what then."""
-    text = problems[0][1]
-    return f"{text} It is the first of {len(problems)}; {what}." if len(problems) > 1 else text
 
 
 def _place(root: Path, cache: bool) -> Path:

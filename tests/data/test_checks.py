@@ -28,14 +28,44 @@ def test_the_check_stops_at_a_broken_file_or_leaves_it_out(tmp_path, capsys):
     spoil(pairs[1].image)
     spoil(pairs[2].mask)
     source = open_source(root, ("train",))
-    with pytest.raises(UserError, match=r"train_images/001\.png is cut off"):
+    with pytest.raises(UserError, match=r"train_images/001\.png is cut off") as no:
         check_pairs(source)
+    assert str(no.value).endswith(" It is the first of 2; --skip-bad leaves such pictures out.")
     assert check_pairs(source, skip_bad=True) == {"train": [pairs[0], pairs[3]]}
     printed = capsys.readouterr().out
     assert "2 of 4 pairs are left out" in printed
     assert "train_masks/002.png" in printed
-    with pytest.raises(UserError):
-        check_pairs(dataclasses.replace(source, pairs={"train": pairs[1:3]}), skip_bad=True)
+    hopeless = dataclasses.replace(source, pairs={"train": pairs[1:3]})
+    for skip_bad in (False, True):
+        with pytest.raises(UserError, match="is cut off") as no:
+            check_pairs(hopeless, skip_bad)
+        assert "--skip-bad" not in str(no.value)
+
+
+def test_of_many_that_are_left_out_the_first_are_listed(tmp_path, capsys):
+    root = make_data(tmp_path / "masks", [blobs()] * 9)
+    for pair in find_pairs(root, "train")[:7]:
+        spoil(pair.image)
+    check_pairs(open_source(root, ("train",)), skip_bad=True)
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "7 of 9 pairs are left out:"
+    assert [line.count(" is cut off") for line in said[1:]] == [1] * 5 + [0]
+    assert said[-1] == "  and 2 more"
+
+    for mask in sorted((root / "train_masks").iterdir())[:7]:
+        mask.unlink()
+    open_source(root, ("train",), skip_bad=True)
+    assert capsys.readouterr().out.strip().endswith("002.png, 003.png and 3 more")
+
+    shapes = [{"segmentation": [square(1, 1, 9, 9)], "image_id": n + 1} for n in range(8)]
+    drawn = drawn_set(tmp_path / "drawn", shapes)
+    for number in range(6):
+        (drawn / f"{number}.jpg").unlink()
+    open_source(drawn, skip_bad=True)
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "6 pictures are left out:"
+    assert [line.count(" is not there") for line in said[1:]] == [1] * 5 + [0]
+    assert said[-1] == "  and 1 more"
 
 
 def test_a_clean_data_set_has_no_problems(tmp_path, capsys):

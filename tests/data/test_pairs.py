@@ -42,8 +42,26 @@ def test_missing_masks_are_named(tmp_path):
         UserError, match=r"1 of 3 images has no mask; the first is .*001\.png"
     ) as no:
         find_pairs(root, "train")
-    assert str(no.value).endswith(f"(expected {root}/train_masks/001.png).")
+    expected = (
+        f"(expected {root}/train_masks/001.png); add it, or leave such images out with --skip"
+    )
+    assert expected in str(no.value)
     assert [pair.stem for pair in find_pairs(root, "train", skip_bad=True)] == ["000", "002"]
+
+
+def test_where_no_image_has_a_mask_skip_bad_is_no_advice(tmp_path):
+    root = make_data(tmp_path, [blobs()])
+    (root / "train_masks" / "000.png").unlink()
+    for skip_bad in (False, True):
+        with pytest.raises(UserError, match=r"1 of 1 image has no mask.*000\.png\)\.$"):
+            find_pairs(root, "train", skip_bad=skip_bad)
+
+
+def test_a_test_split_that_is_not_there_is_called_so(tmp_path):
+    root = make_data(tmp_path, [blobs()])
+    with pytest.raises(UserError, match=r"has no test split \(no folder test_images\)") as no:
+        find_pairs(root, "test")
+    assert str(no.value).endswith("into test_images and test_masks, or use --split valid.")
 
 
 def test_two_masks_of_one_name_are_refused(tmp_path):

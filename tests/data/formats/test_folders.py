@@ -94,7 +94,17 @@ def test_roboflows_class_table_is_read(tmp_path):
         open_source(root)
 
 
-def test_a_folder_of_nothing_known_is_refused(tmp_path):
-    write_photo(tmp_path / "a.jpg")
-    with pytest.raises(UserError, match="holds no data set that is known"):
-        open_all(tmp_path)
+def test_a_folder_of_nothing_known_is_refused_and_photographs_alone_may_be_painted(tmp_path):
+    for name, advice in (("notes.md", False), ("below/a.jpg", True)):
+        write_photo(tmp_path / "below/a.jpg").rename(tmp_path / name)
+        with pytest.raises(UserError, match="holds no data set that is known") as no:
+            open_all(tmp_path)
+        assert str(no.value).endswith("painted with `python app.py`.") == advice
+
+
+def test_missing_masks_are_counted_among_all_photographs(tmp_path):
+    root = write(tmp_path, *((f"images/{n}.jpg", f"masks/{n}.png") for n in range(12)))
+    for number in range(3):
+        (root / f"masks/{number}.png").unlink()
+    with pytest.raises(UserError, match="3 of 12 images have no mask"):
+        open_all(root)
