@@ -70,11 +70,10 @@ class MaskReader:
         return cls(classes, MaskReading(grey, palette, jpeg, threshold), remarks)
 
     def describe(self) -> str:
-        """One line: the classes and how masks are read."""
-        names = ", ".join(self.classes.names)
-        notes = "".join(f"; {remark}" for remark in self.remarks)
-        way = self._way(self.reading.grey)
-        return f"{len(self.classes)} classes: {names}. Masks: {way}{notes}."
+        """A line for the classes, one for how masks are read, and one for each remark."""
+        first = f"{len(self.classes)} classes: {', '.join(self.classes.names)}"
+        way = f"masks: {self._way(self.reading.grey)}"
+        return "\n  ".join([first, way, *self.remarks])
 
     def _way(self, way: str) -> str:
         return {

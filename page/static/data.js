@@ -28,7 +28,7 @@ async function check(folder) {
 function showResult(job, collection) {
   const result = job.result;
   byId("checked").replaceChildren(
-    make("div", { class: "card" }, make("h2", {}, collection.title), make("p", {}, result.reading), splits(result), shares(result),
+    make("div", { class: "card" }, make("h2", {}, collection.title), ...result.reading.split("\n").map(fact => make("p", {}, fact)), splits(result), shares(result),
       make("p", { class: "row" }, make("button", { type: "button", class: "primary", onclick: () => trainOn(job.about) }, "Train on it"))),
     make("div", { class: "card" }, make("h2", {}, "Findings"), ...findings(result, collection)),
     pairs(collection));

@@ -73,6 +73,7 @@ def test_a_clean_data_set_has_no_problems(tmp_path, capsys):
     assert check_data_set(root) == 0
     printed = capsys.readouterr().out
     assert "No problems." in printed
+    assert "\n2 classes: background, disease\n  masks: " in printed
     share = (blobs() == 1).mean()
     assert f"{share:.2%}" in printed
 
@@ -144,7 +145,15 @@ def test_data_without_splits_are_shown_as_train_py_divides_them(tmp_path, capsys
     check_data_set(root)
     said = capsys.readouterr().out
     assert f"\ntrain  {len(divided['train'])} " in said
-    assert "shown is what it does without a flag. 2 that look alike stay together" in said
+    facts = said.split("\n\n")[1].splitlines()
+    assert facts[0] == "3 classes: background, leaf, spot"
+    assert facts[1:-1] == [
+        "  masks: each value is a colour of the class table",
+        f"  COCO JSON from {root / 'all.json'}",
+        "  it does not say what is for validation: train.py sets a share of the pictures aside",
+        "  shown is what it does without a flag. 2 that look alike stay together; say with "
+        "--groups what else belongs together",
+    ]
 
     victim = divided["valid"][0].image
     spoil(victim)
