@@ -34,10 +34,11 @@ from tqdm import tqdm
 from common import cli
 from common.errors import UserError
 from common.files import lock_folder, replacing
-from common.text import counted
+from common.text import counted, printable
 from config import DEFAULT_OUT_DIR, Size
+from data.checks import check_pairs
 from data.images import list_images, read_image
-from data.source import open_source
+from data.source import Source, open_source
 from inference import onnx_model
 from inference.evaluation import evaluate_pairs
 from inference.predictor import Predictor
@@ -53,6 +54,7 @@ MAX_DIFFERENT = {"": 0.001, "half": 0.001, "int8": 0.005}
 # A protobuf message, which an ONNX file is, cannot be larger than 2 GiB; the graph needs some too.
 MAX_INSIDE = 2**31 - 2**26
 MAX_IMAGES = 16
+DRAWN = "4 drawn textures (give --images for photographs)"
 
 
 def parse_args() -> argparse.Namespace:
@@ -66,7 +68,7 @@ def parse_args() -> argparse.Namespace:
     kinds.add_argument("--int8", action="store_true", help=what)
     parser.add_argument("--dynamic-batch", action="store_true", help="any number of pictures")
     what = f"photographs to compare and calibrate on (the first {MAX_IMAGES}); if not given, those "
-    what += "in valid_images of the model's data, or drawn textures if there are none"
+    what += "to validate on of the model's data, or drawn textures where these are gone"
     parser.add_argument("--images", type=Path, metavar="FOLDER", help=what)
     return parser.parse_args()
 
@@ -144,31 +146,40 @@ def textures(count: int, size: Size) -> list[np.ndarray]:
     return pictures
 
 
-def photographs(folder: Path | None, loaded: Loaded, size: Size) -> tuple[list[np.ndarray], str]:
-    """The pictures to compare on, and what to call them.
+def photographs(folder: Path | None, loaded: Loaded) -> tuple[list[np.ndarray], str] | None:
+    """The first pictures to compare and calibrate on, and what to call them.
 
-    Without a folder those that the model was validated on, where they still are.
+    Without a folder those to validate on of the data that the model was trained on; None where
+    these are not at hand any more.
 
     Raises:
-        UserError: the folder holds none.
+        UserError: the folder holds none, or one cannot be read.
     """
-    if folder is None:
-        drawn = "4 drawn textures (give --images for photographs)"
-        return _validated_on(loaded) or (textures(4, size), drawn)
-    paths = list_images(folder)[:MAX_IMAGES]
-    if not paths:
-        raise UserError(f"{folder} holds no pictures; name a folder with photographs.")
-    many = counted(len(paths), "picture|pictures")
-    return [read_image(path) for path in paths], f"{many} of {folder}"
+    if folder is not None:
+        paths = list_images(folder)
+        if not paths:
+            raise UserError(f"{folder} holds no pictures; name a folder with photographs.")
+    elif source := _data_of(loaded):
+        folder, paths = source.root, [pair.image for pair in source.pairs["valid"]]
+    else:
+        return None
+    pictures = [read_image(path) for path in paths[:MAX_IMAGES]]
+    return pictures, f"{counted(len(pictures), 'picture|pictures')} of {printable(folder)}"
 
 
-def _validated_on(loaded: Loaded) -> tuple[list[np.ndarray], str] | None:
-    """The pictures that the model was validated on, where they are still at hand and whole."""
-    root = _data_root(loaded)
+def _data_of(loaded: Loaded) -> Source | None:
+    """What the model was validated on, in any layout, where it is still at hand and usable.
+
+    Data that are divided by a split.csv, which need not be at hand, may have been divided
+    otherwise than here: what is to validate on is then theirs, but perhaps not new to the model.
+    """
+    look = {"as_trained": loaded.config.mask_reading, "choices": loaded.config.choices}
     try:
-        return root and photographs(root / "valid_images", loaded, (0, 0))
+        source = open_source(_data_root(loaded) or Path(), ("valid",), skip_bad=True, **look)
+        usable = check_pairs(source, skip_bad=True)
     except (UserError, OSError, ValueError):
         return None
+    return dataclasses.replace(source, pairs=usable)
 
 
 def _data_root(loaded: Loaded) -> Path | None:
@@ -204,10 +215,13 @@ def compare(
     return difference, largest, different / pixels
 
 
-def verify(path: Path, loaded: Loaded, size: Size, folder: Path | None, kind: str = "") -> str:
+def verify(
+    path: Path, loaded: Loaded, size: Size, pictures: list[np.ndarray], what: str, kind: str = ""
+) -> str:
     """Run the file that was written beside the model that it was made of.
 
     Args:
+        what: the pictures to compare on are called.
         kind: "", "half" or "int8".
 
     Returns:
@@ -218,7 +232,6 @@ def verify(path: Path, loaded: Loaded, size: Size, folder: Path | None, kind: st
     """
     model, config, classes = onnx_model.load(path, torch.device("cpu"))
     reference = Predictor(loaded.model, loaded.config, loaded.classes, size)
-    pictures, what = photographs(folder, loaded, size)
     difference, largest, different = compare(reference, Predictor(model, config, classes), pictures)
     line = (
         f"Compared with PyTorch on {what}: logits differ by at most {difference:.2g} (the largest "
@@ -230,16 +243,13 @@ def verify(path: Path, loaded: Loaded, size: Size, folder: Path | None, kind: st
     return line
 
 
-def in_8_bits(path: Path, loaded: Loaded, size: Size, folder: Path | None) -> str:
+def in_8_bits(path: Path, loaded: Loaded, size: Size, pictures: list[np.ndarray], what: str) -> str:
     """Replace a file that was just written by one in 8 bits; what that gained, in words.
 
-    Raises:
-        UserError: photographs to take the ranges from are missing.
+    Args:
+        pictures: photographs to take the ranges from.
+        what: they are called.
     """
-    found = _validated_on(loaded) if folder is None else photographs(folder, loaded, size)
-    if found is None:
-        raise UserError("--int8 takes its ranges from photographs; name some with --images.")
-    pictures, what = found
     config = dataclasses.replace(loaded.config, input_size=size)
     exact = path.with_name(f"{path.stem}-exact.onnx")
     path.rename(exact)
@@ -258,14 +268,9 @@ def in_8_bits(path: Path, loaded: Loaded, size: Size, folder: Path | None) -> st
 
 
 def validation_miou(path: Path, loaded: Loaded) -> float | None:
-    """The mIoU of a file on the split that its model was validated on, where that is at hand."""
-    root, reading = _data_root(loaded), loaded.config.mask_reading
-    try:
-        look = {"as_trained": reading, "choices": loaded.config.choices}
-        source = open_source(root or Path(), ("valid",), photographs=False, **look)
-    except (UserError, OSError, ValueError):
-        return None
-    if source.divided:  # by a split.csv that need not be at hand
+    """The mIoU of a file on the split that its model was validated on, where that is known."""
+    source = _data_of(loaded)
+    if source is None or source.divided:
         return None
     predictor = Predictor(*onnx_model.load(path, torch.device("cpu")))
     _, confusion = evaluate_pairs(predictor, source.pairs["valid"], source.reader)
@@ -297,12 +302,17 @@ def export(
     limit: int = MAX_INSIDE,
 ) -> str:
     """Write `path` if what it holds gives the same masks; see `verify` and `write`."""
+    found = photographs(images, loaded)
+    if found is None and kind == "int8":
+        raise UserError("--int8 takes its ranges from photographs; name some with --images.")
+    pictures, what = found or (textures(4, size), DRAWN)
     program = to_onnx(loaded, size, kind == "half", dynamic_batch)
     with replacing(path) as temporary:
         beside = write(program, temporary, path.stem, limit)
         try:
-            gained = in_8_bits(temporary, loaded, size, images) + "\n" if kind == "int8" else ""
-            line = gained + verify(temporary, loaded, size, images, kind)
+            line = in_8_bits(temporary, loaded, size, pictures, what) if kind == "int8" else ""
+            line += line and "\n"
+            line += verify(temporary, loaded, size, pictures, what, kind)
         except BaseException:
             if beside:
                 beside.unlink(missing_ok=True)

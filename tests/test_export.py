@@ -9,6 +9,8 @@ import torch
 from house import ROOT
 from narrow import narrow_model
 from run_tiny import add_tiny
+from tiny_annotations import coco, square, write_json, write_photo
+from tiny_data import write_data
 
 onnx = pytest.importorskip("onnx", reason="requirements-export.txt is not installed")
 pytest.importorskip("onnxruntime", reason="requirements-export.txt is not installed")
@@ -273,19 +275,56 @@ def test_eight_bits_that_change_too_much_leave_no_file(loaded, tmp_path, monkeyp
     assert not list(tmp_path.glob("*.onnx"))
 
 
-def test_eight_bits_without_photographs_are_refused(loaded, tmp_path):
+def test_eight_bits_without_photographs_are_refused_before_anything_is_translated(
+    loaded, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(export, "to_onnx", lambda *_: pytest.fail("that takes a minute"))
     with pytest.raises(UserError, match="--int8 takes its ranges from photographs"):
         export.export(loaded, tmp_path / "b.onnx", SIZE, "int8")
     assert not list(tmp_path.glob("*.onnx"))
 
 
-def test_eight_bits_find_validated_photographs_below_any_name(loaded, tmp_path, monkeypatch):
+def trained_on(loaded: Loaded, root) -> Loaded:
+    """The model as its checkpoint says that it was trained on some data."""
+    return dataclasses.replace(loaded, content={"train_args": {"data": str(root)}})
+
+
+def test_eight_bits_find_what_was_validated_on_below_any_name(loaded, tmp_path, monkeypatch):
     monkeypatch.setitem(export.MAX_DIFFERENT, "int8", 1.0)  # of random weights many do
-    folder = tmp_path / "textures/valid_images"
-    folder.mkdir(parents=True)
-    write_image(folder / "a.png", export.textures(1, SIZE)[0])
-    trained = dataclasses.replace(
-        loaded, content=loaded.content | {"train_args": {"data": str(folder.parent)}}
-    )
-    export.export(trained, tmp_path / "b.onnx", SIZE, "int8")
-    assert (tmp_path / "b.onnx").is_file()
+    trained = trained_on(loaded, write_data(tmp_path / "textures", valid=2))
+    line = export.export(trained, tmp_path / "b.onnx", SIZE, "int8")
+    assert f"Calibrated on 2 pictures of {tmp_path / 'textures'}" in line
+    assert ", validation mIoU " in line
+    assert f"Compared with PyTorch on 2 pictures of {tmp_path / 'textures'}" in line
+
+
+def test_photographs_of_annotations_without_splits_are_found(loaded, tmp_path):
+    images = [f"{number}.jpg" for number in range(20)]
+    shapes = [
+        {"segmentation": [square(1, 1, 9, 9)], "image_id": number}
+        for number, _ in enumerate(images, 1)
+    ]
+    write_json(tmp_path / "all.json", coco(shapes, images=images))
+    for number, name in enumerate(images):
+        write_photo(tmp_path / name, seed=number)
+    trained = trained_on(loaded, tmp_path)
+    pictures, what = export.photographs(None, trained)
+    assert [picture.shape for picture in pictures] == [(20, 30, 3)] * 4
+    assert what == f"4 pictures of {tmp_path}"
+    assert export.validation_miou(tmp_path / "none.onnx", trained) is None  # nobody knows which
+    assert export.photographs(None, trained_on(loaded, tmp_path / "gone")) is None
+
+
+def test_photographs_that_cannot_be_used_are_left_out(loaded, tmp_path, capsys):
+    trained = trained_on(loaded, write_data(tmp_path, valid=3))
+    first, second, _ = sorted((tmp_path / "valid_images").iterdir())
+    first.write_bytes(first.read_bytes()[:-9])
+    (tmp_path / "valid_masks" / second.name).with_suffix(".png").unlink()
+    assert export.photographs(None, trained)[1] == f"1 picture of {tmp_path}"
+    assert f"{first} is cut off" in capsys.readouterr().out
+
+
+def test_no_more_photographs_are_read_than_are_wanted(loaded, tmp_path):
+    root = write_data(tmp_path, valid=export.MAX_IMAGES + 1)
+    assert len(export.photographs(None, trained_on(loaded, root))[0]) == export.MAX_IMAGES
+    assert len(export.photographs(root / "valid_images", loaded)[0]) == export.MAX_IMAGES
