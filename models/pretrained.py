@@ -20,7 +20,7 @@ from models.digests import recorded_digest
 from models.heads import HEAD_PREFIXES, is_head
 from models.licences import NVIDIA, sentence
 from models.timm_backbone import is_timm, published
-from models.timm_weights import load_timm_weights
+from models.timm_weights import load_timm_weights, without_download
 from models.variants import weights_path, weights_url
 
 NETWORK_ERRORS = (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError)
@@ -51,7 +51,7 @@ def fetch(url: str, path: Path) -> Path:
         reason = " ".join(str(getattr(error, "reason", error)).split())
         raise UserError(
             f"The ImageNet weights could not be downloaded ({reason}): fetch {url} yourself and "
-            f"place it at {path}, or pass --weights none to train from scratch."
+            f"place it at {path}, or {without_download()}."
         ) from error
     return path
 

