@@ -145,6 +145,8 @@ def run(
     made = done | journal.added()
     shown = tqdm(named, "Looking at the results", delay=2)
     made = {name: made[name] for name in shown if name in made and folder.is_whole(name)}
+    if kept := folder.keep_tables_of_others(named):
+        print(f"The earlier results there were of other pictures: their table is now {kept}.")
     folder.write_summary(journal, made)
     many = counted(len(made), "picture|pictures")
     print(f"{many} segmented; results are in {folder.path}/, see summary.html")

@@ -1,5 +1,8 @@
 """What is written of segmented pictures: files of each one, and what covers all of them."""
 
+import csv
+import io
+import itertools
 import zipfile
 from collections.abc import Collection, Iterable
 from dataclasses import astuple, dataclass, fields
@@ -31,6 +34,8 @@ ENDINGS |= dict(labelme=".json", yolo=".txt")
 FOLDERS = dict(labelme="labelme", yolo="yolo/labels")
 POLYGONS = ("coco", "labelme", "yolo", "labelstudio")
 KINDS = (*ENDINGS, "cvat", "coco", "labelstudio")
+# What covers all pictures of a run, and is no mere view of them.
+TABLES = ("results.csv", "cvat.zip", "coco.json", "labelstudio.json")
 MAP_MASK = "_mask.tif"  # of a GeoTIFF, in the place of the PNG (see `inference.geo`)
 
 
@@ -99,6 +104,31 @@ class ResultFolder:
                         f"{printable(target)} lies beside its photograph and may be your own; "
                         "choose another --out-dir."
                     )
+
+    def keep_tables_of_others(self, named: dict[str, Path]) -> str:
+        """Number the tables of an earlier run that tell of other pictures than these.
+
+        Returns:
+            the name that its results.csv has now; "" where there was none to keep.
+        """
+        older = self.path / "results.csv"
+        try:
+            # A name that is not Unicode stands there as `write_csv` has written it.
+            text = older.read_text("utf-8")
+        except FileNotFoundError:
+            return ""
+        except (OSError, UnicodeDecodeError):
+            told = {None}  # whatever that is, it is no table of these pictures
+        else:
+            told = {line.get("file") for line in csv.DictReader(io.StringIO(text, newline=""))}
+        own = {str(path).encode(errors="backslashreplace").decode() for path in named.values()}
+        if told <= own:
+            return ""
+        number = next(n for n in itertools.count(1) if not _numbered(older, n).exists())
+        for table in (self.path / name for name in TABLES):
+            if table.is_file():
+                table.replace(_numbered(table, number))
+        return _numbered(older, number).name
 
     def write(
         self,
@@ -204,6 +234,10 @@ class ResultFolder:
             archive.writestr("ImageSets/Segmentation/default.txt", lines)
             for name, printed in zip(_shown(names, "Writing cvat.zip"), shown, strict=True):
                 archive.write(self.file(name, "mask"), f"SegmentationClass/{printed}.png")
+
+
+def _numbered(path: Path, number: int) -> Path:
+    return path.with_stem(f"{path.stem}_{number}")
 
 
 def _shown(items: Collection, what: str) -> Iterable:

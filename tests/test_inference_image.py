@@ -164,6 +164,35 @@ def test_earlier_results_are_replaced_and_other_files_left_alone(monkeypatch, mo
     assert (out / "mine.txt").read_text() == "mine"
 
 
+def test_tables_of_other_pictures_are_kept_numbered(monkeypatch, model, tmp_path, capsys):
+    out, kept = tmp_path / "out", "their table is now results_{}.csv."
+    for name in ("one/a", "one/b", "two/c"):
+        picture(tmp_path / f"{name}.png")
+    go(monkeypatch, model, out, "--input", tmp_path / "one", "--save", "coco")
+    first = {name: (out / name).read_bytes() for name in ("results.csv", "coco.json")}
+    go(monkeypatch, model, out, "--input", tmp_path / "one")  # the same again
+    assert "table is now" not in capsys.readouterr().out
+    assert (out / "results.csv").read_bytes() == first["results.csv"]
+
+    go(monkeypatch, model, out, "--input", tmp_path / "two")
+    assert kept.format(1) in capsys.readouterr().out
+    assert [row["file"] for row in rows_of(out)] == [str(tmp_path / "two/c.png")]
+    assert (out / "results_1.csv").read_bytes() == first["results.csv"]
+    assert (out / "coco_1.json").read_bytes() == first["coco.json"]
+
+    go(monkeypatch, model, out, "--resume", "--input", tmp_path / "two", tmp_path / "one")
+    assert "table is now" not in capsys.readouterr().out  # all that it told is told again
+    (out / "results.csv").write_bytes(b"\xff no table")
+    go(monkeypatch, model, out, "--input", tmp_path / "two")
+    assert kept.format(2) in capsys.readouterr().out
+    assert (out / "results_2.csv").read_bytes() == b"\xff no table"
+    assert sorted(path.name for path in out.glob("results*")) == [
+        "results.csv",
+        "results_1.csv",
+        "results_2.csv",
+    ]
+
+
 def test_long_strange_names_give_results(monkeypatch, model, tmp_path):
     names = [
         "n" * 251 + ".png",
