@@ -115,7 +115,8 @@ def main() -> int:
         finally:
             desk.worker.close()
         # Not before: a training that was still prepared is not begun any more.
-        print(f"\nThe page is closed{'; the training goes on' * bool(desk.trainings.at_work())}.")
+        goes_on = "; the training goes on" if desk.trainings.at_work() else ""
+        print(f"\nThe page is closed{goes_on}.")
     return 0
 
 
