@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from common import cli
-from common.device import compute_repeatably
+from common.device import compute_repeatably, spare_cores
 from common.errors import UserError
 from common.files import lock_folder
 from common.text import counted, printable
@@ -44,7 +44,10 @@ def segment_video(source: str, predictor: Predictor, args: argparse.Namespace) -
     target = args.out_dir / f"{output_stem(source)}.mp4"
     table = table_of(target)
     options = {"batch": args.batch, "smooth": args.smooth, "codec": args.codec, "crf": args.crf}
-    with VideoReader(source) as reader, stopped_by_interrupt() as stop:
+    with (
+        VideoReader(source, spare_cores(predictor.device)) as reader,
+        stopped_by_interrupt() as stop,
+    ):
         window = Window(reader.name, Turn(reader.matrix)) if args.show else None
         frames, seconds = 0, 0.0
         with (

@@ -41,6 +41,15 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def spare_cores(device: torch.device) -> int:
+    """How many threads other work may have beside a model, so that the model need not wait.
+
+    On a CPU those of its cores that PyTorch does not use, at least one.
+    """
+    cores = os.cpu_count() or 1
+    return cores if device.type != "cpu" else max(1, cores - torch.get_num_threads())
+
+
 def compute_repeatably() -> None:
     """Give the same bits in every run on the same GPU; call it before anything is computed.
 

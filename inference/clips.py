@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
 
+from common.device import spare_cores
 from common.files import replacing
 from inference.frames import Drawn, segmented_frames
 from inference.predictor import Predictor
@@ -45,7 +46,7 @@ def segmented_clip(
         replacing(target) as mp4_file,
         replacing(table_of(target)) as csv_file,  # the inner one: errors without a name are its
         segmented_frames(reader, predictor, stop, batch, smooth) as items,
-        VideoWriter(mp4_file, reader, codec, crf) as writer,
+        VideoWriter(mp4_file, reader, codec, crf, spare_cores(predictor.device)) as writer,
         open(csv_file, "w", encoding="utf-8", newline="") as file,
     ):
         rows = csv.writer(file)

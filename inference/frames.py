@@ -1,4 +1,4 @@
-"""What happens to a video's frames between decoder and encoder: scored, smoothed, measured, drawn.
+"""What happens to a video's frames between decoder and encoder: fitted, scored, smoothed, drawn.
 
 Each stage is a generator, so that they can run side by side; sound passes by in its place.
 """
@@ -12,13 +12,23 @@ import cv2
 import numpy as np
 import torch
 
+from common.device import spare_cores
 from inference.predictor import Predictor
-from video.pipeline import ahead
+from video.pipeline import ahead, share_one_heap
 from video.reader import Frame, Sound, VideoReader
 from video.tinting import Tinter, Turn
 
 QUEUE = 2  # batches or frames that wait between two stages
 CUT = 24 / 255  # mean difference of two thumbnails, of the full range; see Smoother
+
+
+@dataclass
+class Fitted:
+    """A frame with its picture as the model takes it, and a `thumbnail` where one is needed."""
+
+    frame: Frame
+    image: np.ndarray
+    thumbnail: np.ndarray | None
 
 
 @dataclass
@@ -44,22 +54,27 @@ def segmented_frames(
 ) -> Iterator[Iterator[Drawn | Sound]]:
     """Decode, score and draw at the same time; the block encodes what it takes from the iterator.
 
-    Setting `stop` ends all stages, and so does leaving the block, on an error too.
+    Setting `stop` ends all stages, and so does leaving the block, on an error too. OpenCV, which
+    draws, has only the threads meanwhile that the model leaves free: where a frame's drawing is
+    spread over all cores, the model waits for one of them.
 
     Args:
         batch: frames that the model sees at once.
         smooth: see `Smoother`.
     """
-    turn = Turn(reader.matrix)
+    turn, threads = Turn(reader.matrix), cv2.getNumThreads()
+    share_one_heap()
     with (
-        closing(ahead(reader.batches(batch), QUEUE, stop)) as batches,
-        closing(ahead(score(batches, predictor, smooth > 0), QUEUE * batch, stop)) as scored,
+        closing(ahead(fit(reader.batches(batch), predictor, smooth > 0), QUEUE, stop)) as batches,
+        closing(ahead(score(batches, predictor), QUEUE * batch, stop)) as scored,
         closing(ahead(draw(scored, predictor, turn, smooth), QUEUE, stop)) as drawn,
     ):
         try:
+            cv2.setNumThreads(spare_cores(predictor.device))
             yield drawn
         finally:
             stop.set()
+            cv2.setNumThreads(threads)
 
 
 class Smoother:
@@ -98,20 +113,31 @@ def thumbnail(image: np.ndarray) -> np.ndarray:
     return cv2.resize(cv2.cvtColor(sparse, cv2.COLOR_RGB2GRAY), (32, 32), None, 0, 0, 3)
 
 
-def score(
+def fit(
     batches: Iterable[list[Frame | Sound]], predictor: Predictor, with_thumbnails: bool
+) -> Iterator[list[Fitted | Sound]]:
+    """Make each frame's picture as small as the model needs it; sound passes by in its place."""
+    for batch in batches:
+        for place, item in enumerate(batch):
+            if isinstance(item, Frame):
+                small = thumbnail(item.image) if with_thumbnails else None
+                batch[place] = Fitted(item, predictor.fitted(item.image), small)
+                item.image = None  # full size, needed no more
+        yield batch
+
+
+def score(
+    batches: Iterable[list[Fitted | Sound]], predictor: Predictor
 ) -> Iterator[Scored | Sound]:
     """Run the model on each batch's frames; sound passes by in its place."""
     for batch in batches:
-        images = [item.image for item in batch if isinstance(item, Frame)]
+        images = [item.image for item in batch if isinstance(item, Fitted)]
         scores = iter(predictor.frame_scores(images) if images else ())
         for item in batch:
             if isinstance(item, Sound):
                 yield item
-                continue
-            small = thumbnail(item.image) if with_thumbnails else None
-            item.image = None  # full size, needed no more
-            yield Scored(item, next(scores), small)
+            else:
+                yield Scored(item.frame, next(scores), item.thumbnail)
 
 
 def draw(

@@ -134,6 +134,15 @@ class Predictor:
         fitted = [resize_image(image, self._inner(image.shape[:2])) for image in images]
         return self._forward(fitted)
 
+    def fitted(self, frame: np.ndarray) -> np.ndarray:
+        """A picture as small as its `frame_scores` need it, which are the same of both.
+
+        Resizing can so be done where the model does not wait for it.
+        """
+        if self._crops:
+            return self._view(frame)
+        return resize_image(frame, self._inner(frame.shape[:2]))
+
     def frame_scores(self, frames: list[np.ndarray]) -> Tensor:
         """Scores for `mask`, (B, K, h, w) float32, of pictures of one size HWC uint8 RGB.
 
@@ -362,6 +371,10 @@ class Ensemble(Predictor):
     def members(self) -> list[Predictor]:
         """The predictors whose mean this one is."""
         return self._members
+
+    def fitted(self, frame: np.ndarray) -> np.ndarray:
+        """The picture as it is: each member needs it in another size."""
+        return frame
 
     @torch.inference_mode()
     def frame_scores(self, frames: list[np.ndarray]) -> Tensor:

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from threading import Event
 
+from common.device import spare_cores
 from common.errors import UserError
 from common.files import lock_folder, write_text
 from common.text import counted
@@ -92,7 +93,7 @@ class Segmenter:
             UserError: the model or the video cannot be used.
         """
         predictor = self._load(model)
-        with VideoReader(str(source)) as reader:
+        with VideoReader(str(source), spare_cores(predictor.device)) as reader:
             job.total, stop = reader.expected_frames or 0, Event()
             with segmented_clip(reader, predictor, target, stop, smooth=0.8) as written:
                 for _ in written:

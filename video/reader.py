@@ -73,18 +73,19 @@ class VideoReader(AbstractContextManager):
 
     Args:
         source: a path, a camera's number, or an address that FFmpeg opens (rtsp://, http://).
+        threads: that decode; 0 leaves it to FFmpeg, which takes one a core.
 
     Raises:
         UserError: no such file or camera, no video in it, or no frame that can be decoded.
     """
 
-    def __init__(self, source: str):
+    def __init__(self, source: str, threads: int = 0):
         self.name = shown_name(source)
         self.live = is_live(source)
         self.damage: Damage | None = None
         self._container = open_source(source, self.name)
         try:
-            self.stream = self._pick_stream()
+            self.stream = self._pick_stream(threads)
             self.sounds = [s for s in self._container.streams.audio if _audible(s)]
             self.rate = Fraction(self.stream.average_rate or self.stream.guessed_rate or 25)
             self._clock = Clock(self.stream.time_base, self.rate, self._start_time())
@@ -278,7 +279,7 @@ class VideoReader(AbstractContextManager):
         # Before zero there are only samples that a decoder needs and nobody hears.
         return first if discontinuous or self.live else max(Fraction(0), first)
 
-    def _pick_stream(self) -> av.VideoStream:
+    def _pick_stream(self, threads: int) -> av.VideoStream:
         cover = av.stream.Disposition.attached_pic  # of a song, stored as a video stream, too
         videos = [s for s in self._container.streams.video if not s.disposition & cover]
         if not videos or self._container.format.name in NOT_VIDEO:
@@ -295,7 +296,7 @@ class VideoReader(AbstractContextManager):
                 "more than any camera's; the file is damaged."
             )
         context.options = {"max_pixels": str(MAX_PIXELS)}
-        context.thread_type = "AUTO"
+        context.thread_type, context.thread_count = "AUTO", threads
         return stream
 
 

@@ -28,16 +28,20 @@ class VideoWriter(AbstractContextManager):
         reader: the source, whose size, rate, orientation, colours and sound are taken over.
         codec: a key of QUALITY_OPTION.
         quality: constant quality, lower is better.
+        threads: that encode; 0 leaves it to the encoder, which takes more than there are cores.
 
     Raises:
         UserError: the codec is not available here.
     """
 
-    def __init__(self, path: Path, reader: VideoReader, codec: str, quality: float):
+    def __init__(
+        self, path: Path, reader: VideoReader, codec: str, quality: float, threads: int = 0
+    ):
         options = {"movflags": "+faststart"}
         self._container = av.open(f"file:{path}", "w", format="mp4", options=options)
         try:
             self._video = self._add_video(reader, codec, quality)
+            self._video.codec_context.thread_count = threads
             self._tracks = [self._add_sound(source) for source in reader.sounds]
             self._video.codec_context.open(strict=False)
         except (av.error.FFmpegError, ValueError) as error:

@@ -3,7 +3,7 @@
 import torch
 
 from common import cli, distributed
-from common.device import choose_device, compute_repeatably
+from common.device import choose_device, compute_repeatably, spare_cores
 
 
 def test_each_process_takes_its_own_gpu_before_it_touches_any(monkeypatch):
@@ -65,3 +65,11 @@ def test_an_operation_that_cannot_be_repeated_ends_the_run_with_a_sentence(monke
     # As torch says it where there is a GPU.
     error = RuntimeError("x_cuda does not have a deterministic implementation, but you set ...")
     assert cli.explain(error).startswith("--deterministic cannot be kept: x_cuda")
+
+
+def test_what_runs_beside_a_model_has_the_cores_that_it_leaves_free(monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 6)
+    for threads, free in ((1, 5), (4, 2), (6, 1), (12, 1)):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        assert spare_cores(torch.device("cpu")) == free
+        assert spare_cores(torch.device("cuda")) == 6

@@ -236,6 +236,24 @@ def test_a_model_of_crops_sees_photographs_at_the_scale_of_its_training():
     assert np.array_equal(predictor.mask(scores[0], (300, 200)), mask)
 
 
+@pytest.mark.parametrize(
+    "predictor",
+    [
+        make(Smooth()),
+        make(Smooth(), (48, 96), keep_aspect=True),
+        of_crops(crop_side=96, photo_size=96),
+        of_crops(),
+    ],
+    ids=["whole", "aspect", "scaled crops", "crops"],
+)
+def test_a_frame_that_is_fitted_before_has_the_same_scores(predictor):
+    rng = np.random.default_rng(0)
+    for size in ((300, 200), (151, 333), (40, 30)):
+        frame = rng.integers(0, 255, (*size, 3), np.uint8)
+        fitted = predictor.fitted(frame)
+        assert torch.equal(predictor.frame_scores([fitted]), predictor.frame_scores([frame]))
+
+
 def test_another_scale_than_the_trainings_is_said_once(capsys):
     predictor = of_crops(crop_side=160)
     predictor.masks([np.zeros((100, 90, 3), np.uint8), np.zeros((90, 310, 3), np.uint8)])

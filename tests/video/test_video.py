@@ -5,6 +5,7 @@ import functools
 import http.server
 import itertools
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -19,6 +20,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from house import ROOT
 from tiny_video import add_tone, scene, write_video
 
 import inference_video
@@ -38,10 +40,13 @@ NTSC, FILM = Fraction(30000, 1001), Fraction(24000, 1001)
 class BrightIsDisease:
     """A model that takes no time: class 1 where a pixel is brighter than half."""
 
-    classes = ClassTable.default()
+    classes, device = ClassTable.default(), torch.device("cpu")
 
     def __init__(self):
         self.images, self.masks = [], []
+
+    def fitted(self, frame):
+        return frame
 
     def frame_scores(self, images):
         self.images += images
@@ -542,6 +547,73 @@ def test_damaged_bytes_are_read_or_refused_and_never_crash(tmp_path):
             counts["refused"] += 1
     assert counts["read"] >= 40
     assert sum(counts.values()) == 80
+
+
+@pytest.mark.parametrize(("cores", "expected"), [(8, 5), (2, 1)])
+def test_beside_a_model_no_stage_has_more_threads_than_it_leaves_free(
+    run, tmp_path, monkeypatch, cores, expected
+):
+    """Else its threads wait for a core while a frame is drawn or encoded."""
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    before, seen = cv2.getNumThreads(), {}
+    add, pick = VideoWriter._add_video, VideoReader._pick_stream
+
+    class Watching(BrightIsDisease):
+        def mask(self, scores, size):
+            seen["draws"] = cv2.getNumThreads()
+            return super().mask(scores, size)
+
+    monkeypatch.setattr(VideoWriter, "_add_video", lambda *given: seen.setdefault("w", add(*given)))
+    monkeypatch.setattr(
+        VideoReader, "_pick_stream", lambda *given: seen.setdefault("r", pick(*given))
+    )
+    source = write_video(tmp_path / "s.mp4", frames=3)
+    assert run("--input", source, predictor=Watching())[0] == 0
+    assert seen["draws"] == seen["w"].codec_context.thread_count == expected
+    assert seen["r"].codec_context.thread_count == expected
+    assert cv2.getNumThreads() == before
+
+
+HEAPS = """
+import ctypes, sys, threading
+import numpy as np
+from video.pipeline import share_one_heap
+
+libc, allowed = ctypes.CDLL(None), sys.argv[1] == "many"
+libc.fdopen.restype = ctypes.c_void_p
+out = ctypes.c_void_p(libc.fdopen(1, b"w"))
+allowed or share_one_heap()
+meeting = threading.Barrier(4)
+
+def work():
+    meeting.wait()
+    held = bytearray(1000), np.ones(100_000)
+    meeting.wait()
+    meeting.wait()
+
+threads = [threading.Thread(target=work) for _ in range(3)]
+[thread.start() for thread in threads]
+meeting.wait()
+meeting.wait()
+libc.malloc_info(0, out)
+libc.fflush(out)
+meeting.wait()
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
+def test_threads_share_one_heap_where_they_are_told_to():
+    """By glibc's own account of its heaps; a heap a thread costs the model page faults."""
+    command = [sys.executable, "-c", HEAPS]
+    heaps = {}
+    for word in ("many", "one"):
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        told = subprocess.run(
+            [*command, word], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+        )
+        heaps[word] = told.stdout.count("<heap nr=")
+    assert heaps["one"] == 1 < heaps["many"]
 
 
 def test_a_track_that_cannot_be_written_falls_silent_and_is_reported(run, tmp_path, monkeypatch):
