@@ -3,6 +3,7 @@
 Look at a data set before training on it:
     python datasets.py input/my_leaves
     python datasets.py input/my_leaves --fix-list bad_files.txt
+    python tools/preview.py input/my_leaves       # its masks over its photographs, to look through
 
 Order and augmentation depend on (seed, epoch, index) alone, never on the number of workers, so that
 a run can be repeated, and resumed in its middle.

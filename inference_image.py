@@ -86,7 +86,7 @@ def segment_all(
     """
     skipped = {}
     outcomes = segment_pictures(predictor, folder, named, workers, judge)
-    hidden = not distributed.is_main()
+    hidden = not distributed.is_main() or not named
     shown = tqdm(outcomes, "Segmenting", len(named), unit="picture", disable=hidden)
     for (name, _), outcome in zip(named, shown, strict=True):
         if isinstance(outcome, UserError):

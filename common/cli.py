@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
 from common.errors import UserError
 
@@ -20,6 +21,10 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, doc: str):
         super().__init__(description=doc, formatter_class=_HelpFormatter, allow_abbrev=False)
         self.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+    def error(self, message: str) -> NoReturn:
+        """One sentence, as for all mistakes; thirty lines of flags above it would hide it."""
+        self.exit(2, f"error: {message}; python {sys.argv[0]} --help shows what there is.\n")
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):

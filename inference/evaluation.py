@@ -45,7 +45,7 @@ MEANINGS = {
     "mean_dice": "mean Dice of the classes",
     "mean_boundary_iou": "mean boundary IoU of the classes",
     "mean_over_images_iou": "mean over images of their mean IoU",
-    "severity_error": "mean error of a picture's severity, that of the last symptom",
+    "severity_error": "mean error of a picture's severity (of several symptoms, the last one's)",
     "article_batch_mean_iou": "mean over batches of 2, the article's way, for comparison only",
 }
 

@@ -90,3 +90,14 @@ def test_numbers_within_range_pass():
     assert cli.positive_int("3") == 3
     assert cli.fraction("0") == 0.0
     assert cli.positive_float("1e-4") == 1e-4
+
+
+def test_a_flag_that_is_not_there_is_one_sentence(monkeypatch, capsys):
+    def function():
+        cli.Parser("What it does.").parse_args()
+
+    assert run_with(monkeypatch, function, "--no-such-flag") == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "--no-such-flag" in said
+    assert "python script.py --help" in said
