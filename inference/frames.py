@@ -14,7 +14,7 @@ import torch
 
 from common.device import spare_cores
 from inference.predictor import Predictor
-from video.pipeline import ahead, share_one_heap
+from video.pipeline import ahead, keep_memory
 from video.reader import Frame, Sound, VideoReader
 from video.tinting import Tinter, Turn
 
@@ -63,7 +63,7 @@ def segmented_frames(
         smooth: see `Smoother`.
     """
     turn, threads = Turn(reader.matrix), cv2.getNumThreads()
-    share_one_heap()
+    keep_memory()
     with (
         closing(ahead(fit(reader.batches(batch), predictor, smooth > 0), QUEUE, stop)) as batches,
         closing(ahead(score(batches, predictor), QUEUE * batch, stop)) as scored,

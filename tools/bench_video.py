@@ -18,6 +18,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import deque
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,10 +33,11 @@ from torch import nn
 from common import cli
 from common.device import machine, spare_cores
 from config import ClassTable, ModelConfig, Size
-from inference.frames import draw, fit, score, segmented_frames
+from inference.frames import Scored, draw, fit, score, segmented_frames
 from inference.predictor import Predictor
 from models.deploy import fold_batchnorm
 from segmentation_model import build_model
+from video.pipeline import keep_memory
 from video.reader import VideoReader
 from video.tinting import Turn
 from video.writer import VideoWriter
@@ -76,7 +78,9 @@ def stages_alone(source: str, predictor: Predictor, batch: int, folder: Path) ->
     with VideoReader(source, threads) as reader:
         turn = Turn(reader.matrix)
         *decode, batches = measured(lambda: list(fit(reader.batches(batch), predictor, False)))
-        *model, scored = measured(lambda: list(score(batches, predictor)))
+        *model, last = measured(lambda: deque(score(batches, predictor), 1).pop())
+        # Of each frame the same scores: to keep all of them would cost the model's time.
+        scored = [Scored(item.frame, last.scores, None) for own in batches for item in own]
         *tint, drawn = measured(lambda: list(draw(scored, predictor, turn, 0.0)))
 
         def encode():
@@ -118,6 +122,7 @@ def main() -> None:
         model = model.to(memory_format=torch.channels_last)
     predictor = Predictor(model, ModelConfig(), ClassTable.default(), args.imgsz)
     print(machine())
+    keep_memory()  # as the whole does; else the first turn's stages alone would be slower
     ratios, shares = [], []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -10,7 +10,11 @@ from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 T = TypeVar("T")
-M_ARENA_MAX = -8  # of glibc's malloc.h
+MIB = 1 << 20
+# Settings of glibc's malloc.h: one heap for all threads, which keeps up to 512 MiB that are free,
+# and has all arrays below 32 MiB, the most that can be chosen, in it.
+MALLOC = {"M_ARENA_MAX": (-8, 1), "M_TRIM_THRESHOLD": (-1, 512 * MIB)}
+MALLOC |= {"M_MMAP_THRESHOLD": (-3, 32 * MIB)}
 
 
 def ahead(items: Iterable[T], depth: int, stop: threading.Event) -> Iterator[T]:
@@ -59,15 +63,16 @@ def ahead(items: Iterable[T], depth: int, stop: threading.Event) -> Iterator[T]:
         thread.join()
 
 
-def share_one_heap() -> None:
-    """Let threads that begin from now on take their memory from one heap, where glibc manages it.
+def keep_memory() -> None:
+    """Keep what is freed for what is needed next, in one heap, where glibc manages the memory.
 
-    It gives each thread a heap of its own otherwise, which gives large arrays back to the system as
-    soon as they are freed: what a stage needs for a frame comes back page by page with the next
-    one. That cost a model up to 15,000 page faults a frame, and a tenth of its time.
+    It gives each thread that begins a heap of its own otherwise, and large arrays back to the
+    system as soon as they are freed: what a stage needs for a frame comes back page by page with
+    the next one. That cost a model up to 15,000 page faults a frame, and a tenth of its time.
     """
     if platform.libc_ver()[0] == "glibc":
-        ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
+        for parameter, value in MALLOC.values():
+            ctypes.CDLL(None).mallopt(parameter, value)
 
 
 @contextlib.contextmanager

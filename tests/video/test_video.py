@@ -578,12 +578,12 @@ def test_beside_a_model_no_stage_has_more_threads_than_it_leaves_free(
 HEAPS = """
 import ctypes, sys, threading
 import numpy as np
-from video.pipeline import share_one_heap
+from video.pipeline import keep_memory
 
 libc, allowed = ctypes.CDLL(None), sys.argv[1] == "many"
 libc.fdopen.restype = ctypes.c_void_p
 out = ctypes.c_void_p(libc.fdopen(1, b"w"))
-allowed or share_one_heap()
+allowed or keep_memory()
 meeting = threading.Barrier(4)
 
 def work():
@@ -603,7 +603,7 @@ meeting.wait()
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
-def test_threads_share_one_heap_where_they_are_told_to():
+def test_threads_keep_memory_where_they_are_told_to():
     """By glibc's own account of its heaps; a heap a thread costs the model page faults."""
     command = [sys.executable, "-c", HEAPS]
     heaps = {}
