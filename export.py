@@ -146,11 +146,12 @@ def textures(count: int, size: Size) -> list[np.ndarray]:
     return pictures
 
 
-def photographs(folder: Path | None, loaded: Loaded) -> tuple[list[np.ndarray], str] | None:
+def photographs(folder: Path | None, data: Source | None) -> tuple[list[np.ndarray], str] | None:
     """The first pictures to compare and calibrate on, and what to call them.
 
-    Without a folder those to validate on of the data that the model was trained on; None where
-    these are not at hand any more.
+    Args:
+        folder: that a person named; None takes the data's own.
+        data: see `data_of`.
 
     Raises:
         UserError: the folder holds none, or one cannot be read.
@@ -159,23 +160,26 @@ def photographs(folder: Path | None, loaded: Loaded) -> tuple[list[np.ndarray], 
         paths = list_images(folder)
         if not paths:
             raise UserError(f"{folder} holds no pictures; name a folder with photographs.")
-    elif source := _data_of(loaded):
-        folder, paths = source.root, [pair.image for pair in source.pairs["valid"]]
+    elif data is not None:
+        folder, paths = data.root, [pair.image for pair in data.pairs["valid"]]
     else:
         return None
     pictures = [read_image(path) for path in paths[:MAX_IMAGES]]
     return pictures, f"{counted(len(pictures), 'picture|pictures')} of {printable(folder)}"
 
 
-def _data_of(loaded: Loaded) -> Source | None:
+def data_of(loaded: Loaded) -> Source | None:
     """What the model was validated on, in any layout, where it is still at hand and usable.
 
     Data that are divided by a split.csv, which need not be at hand, may have been divided
     otherwise than here: what is to validate on is then theirs, but perhaps not new to the model.
     """
+    root = _data_root(loaded)
+    if root is None:
+        return None
     look = {"as_trained": loaded.config.mask_reading, "choices": loaded.config.choices}
     try:
-        source = open_source(_data_root(loaded) or Path(), ("valid",), skip_bad=True, **look)
+        source = open_source(root, ("valid",), skip_bad=True, **look)
         usable = check_pairs(source, skip_bad=True)
     except (UserError, OSError, ValueError):
         return None
@@ -243,12 +247,20 @@ def verify(
     return line
 
 
-def in_8_bits(path: Path, loaded: Loaded, size: Size, pictures: list[np.ndarray], what: str) -> str:
+def in_8_bits(
+    path: Path,
+    loaded: Loaded,
+    size: Size,
+    pictures: list[np.ndarray],
+    what: str,
+    data: Source | None,
+) -> str:
     """Replace a file that was just written by one in 8 bits; what that gained, in words.
 
     Args:
         pictures: photographs to take the ranges from.
         what: they are called.
+        data: see `data_of`.
     """
     config = dataclasses.replace(loaded.config, input_size=size)
     exact = path.with_name(f"{path.stem}-exact.onnx")
@@ -257,7 +269,7 @@ def in_8_bits(path: Path, loaded: Loaded, size: Size, pictures: list[np.ndarray]
         quantise(exact, path, inputs_of(pictures, config, loaded.classes))
         before, after = (seconds_of(file, size) for file in (exact, path))
         sizes = [file.stat().st_size / 2**20 for file in (exact, path)]
-        mious = [validation_miou(file, loaded) for file in (exact, path)]
+        mious = [validation_miou(file, data) for file in (exact, path)]
     finally:
         exact.unlink()
     line = f"Calibrated on {what}: {sizes[1]:.1f} instead of {sizes[0]:.1f} MiB, "
@@ -267,13 +279,12 @@ def in_8_bits(path: Path, loaded: Loaded, size: Size, pictures: list[np.ndarray]
     return line + "."
 
 
-def validation_miou(path: Path, loaded: Loaded) -> float | None:
+def validation_miou(path: Path, data: Source | None) -> float | None:
     """The mIoU of a file on the split that its model was validated on, where that is known."""
-    source = _data_of(loaded)
-    if source is None or source.divided:
+    if data is None or data.divided:
         return None
     predictor = Predictor(*onnx_model.load(path, torch.device("cpu")))
-    _, confusion = evaluate_pairs(predictor, source.pairs["valid"], source.reader)
+    _, confusion = evaluate_pairs(predictor, data.pairs["valid"], data.reader)
     return ConfusionMatrix.of(confusion).miou()
 
 
@@ -302,7 +313,8 @@ def export(
     limit: int = MAX_INSIDE,
 ) -> str:
     """Write `path` if what it holds gives the same masks; see `verify` and `write`."""
-    found = photographs(images, loaded)
+    data = data_of(loaded) if images is None or kind == "int8" else None
+    found = photographs(images, data)
     if found is None and kind == "int8":
         raise UserError("--int8 takes its ranges from photographs; name some with --images.")
     pictures, what = found or (textures(4, size), DRAWN)
@@ -310,8 +322,9 @@ def export(
     with replacing(path) as temporary:
         beside = write(program, temporary, path.stem, limit)
         try:
-            line = in_8_bits(temporary, loaded, size, pictures, what) if kind == "int8" else ""
-            line += line and "\n"
+            line = ""
+            if kind == "int8":
+                line = in_8_bits(temporary, loaded, size, pictures, what, data) + "\n"
             line += verify(temporary, loaded, size, pictures, what, kind)
         except BaseException:
             if beside:

@@ -1,8 +1,7 @@
 """What is written of segmented pictures: files of each one, and what covers all of them."""
 
 import csv
-import io
-import itertools
+import os
 import zipfile
 from collections.abc import Collection, Iterable
 from dataclasses import astuple, dataclass, fields
@@ -111,21 +110,22 @@ class ResultFolder:
         Returns:
             the name that its results.csv has now; "" where there was none to keep.
         """
-        older = self.path / "results.csv"
+        older, *_ = tables = [self.path / name for name in TABLES]
+        if not older.is_file():
+            return ""
         try:
             # A name that is not Unicode stands there as `write_csv` has written it.
-            text = older.read_text("utf-8")
-        except FileNotFoundError:
-            return ""
-        except (OSError, UnicodeDecodeError):
+            with open(older, encoding="utf-8", newline="") as file:
+                told = {_place(line["file"]) for line in csv.DictReader(file)}
+        except (OSError, UnicodeDecodeError, csv.Error, KeyError, TypeError):
             told = {None}  # whatever that is, it is no table of these pictures
-        else:
-            told = {line.get("file") for line in csv.DictReader(io.StringIO(text, newline=""))}
-        own = {str(path).encode(errors="backslashreplace").decode() for path in named.values()}
-        if told <= own:
+        own = (str(path).encode(errors="backslashreplace").decode() for path in named.values())
+        if told <= set(map(_place, own)):
             return ""
-        number = next(n for n in itertools.count(1) if not _numbered(older, n).exists())
-        for table in (self.path / name for name in TABLES):
+        number = 1
+        while any(_numbered(table, number).exists() for table in tables):
+            number += 1
+        for table in reversed(tables):  # results.csv last, so that a kill in between loses none
             if table.is_file():
                 table.replace(_numbered(table, number))
         return _numbered(older, number).name
@@ -234,6 +234,11 @@ class ResultFolder:
             archive.writestr("ImageSets/Segmentation/default.txt", lines)
             for name, printed in zip(_shown(names, "Writing cvat.zip"), shown, strict=True):
                 archive.write(self.file(name, "mask"), f"SegmentationClass/{printed}.png")
+
+
+def _place(path: str) -> str:
+    """A path as results.csv tells it, wherever it was told from."""
+    return os.path.abspath(path)
 
 
 def _numbered(path: Path, number: int) -> Path:

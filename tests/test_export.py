@@ -308,11 +308,17 @@ def test_photographs_of_annotations_without_splits_are_found(loaded, tmp_path):
     for number, name in enumerate(images):
         write_photo(tmp_path / name, seed=number)
     trained = trained_on(loaded, tmp_path)
-    pictures, what = export.photographs(None, trained)
+    pictures, what = export.photographs(None, export.data_of(trained))
     assert [picture.shape for picture in pictures] == [(20, 30, 3)] * 4
     assert what == f"4 pictures of {tmp_path}"
-    assert export.validation_miou(tmp_path / "none.onnx", trained) is None  # nobody knows which
-    assert export.photographs(None, trained_on(loaded, tmp_path / "gone")) is None
+    assert export.validation_miou(tmp_path / "none.onnx", export.data_of(trained)) is None
+    assert export.data_of(trained_on(loaded, tmp_path / "gone")) is None
+
+
+@pytest.mark.parametrize("content", [{}, {"data": None}, {"data": 5}, {"data": "//host/share"}])
+def test_where_a_model_names_no_data_none_are_looked_for(loaded, tmp_path, monkeypatch, content):
+    monkeypatch.chdir(write_data(tmp_path))
+    assert export.data_of(dataclasses.replace(loaded, content={"train_args": content})) is None
 
 
 def test_photographs_that_cannot_be_used_are_left_out(loaded, tmp_path, capsys):
@@ -320,11 +326,12 @@ def test_photographs_that_cannot_be_used_are_left_out(loaded, tmp_path, capsys):
     first, second, _ = sorted((tmp_path / "valid_images").iterdir())
     first.write_bytes(first.read_bytes()[:-9])
     (tmp_path / "valid_masks" / second.name).with_suffix(".png").unlink()
-    assert export.photographs(None, trained)[1] == f"1 picture of {tmp_path}"
+    assert export.photographs(None, export.data_of(trained))[1] == f"1 picture of {tmp_path}"
     assert f"{first} is cut off" in capsys.readouterr().out
 
 
 def test_no_more_photographs_are_read_than_are_wanted(loaded, tmp_path):
     root = write_data(tmp_path, valid=export.MAX_IMAGES + 1)
-    assert len(export.photographs(None, trained_on(loaded, root))[0]) == export.MAX_IMAGES
-    assert len(export.photographs(root / "valid_images", loaded)[0]) == export.MAX_IMAGES
+    data = export.data_of(trained_on(loaded, root))
+    assert len(export.photographs(None, data)[0]) == export.MAX_IMAGES
+    assert len(export.photographs(root / "valid_images", None)[0]) == export.MAX_IMAGES

@@ -186,10 +186,19 @@ def test_tables_of_other_pictures_are_kept_numbered(monkeypatch, model, tmp_path
     go(monkeypatch, model, out, "--input", tmp_path / "two")
     assert kept.format(2) in capsys.readouterr().out
     assert (out / "results_2.csv").read_bytes() == b"\xff no table"
+    (out / "results.csv").write_text('file\n"' + "a" * 200_000)  # more than a field may hold
+    (out / "coco_3.json").write_text("kept")
+    go(monkeypatch, model, out, "--input", tmp_path / "two")
+    assert kept.format(4) in capsys.readouterr().out
+    assert (out / "coco_3.json").read_text() == "kept"
+    monkeypatch.chdir(tmp_path)
+    go(monkeypatch, model, out, "--input", "two")  # the same from elsewhere
+    assert "table is now" not in capsys.readouterr().out
     assert sorted(path.name for path in out.glob("results*")) == [
         "results.csv",
         "results_1.csv",
         "results_2.csv",
+        "results_4.csv",
     ]
 
 

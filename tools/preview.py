@@ -53,8 +53,10 @@ def main() -> int:
             rows=cards(pairs, source.reader),
             note=SeverityTable.of(names).describe(names),
         )
-    shown, bad = (sum(map(len, parts.values())) for parts in (pairs, source.pairs))
-    left_out = f"; {bad - shown} cannot be used, see datasets.py" if bad > shown else ""
+    shown = sum(map(len, pairs.values()))
+    left_out = sum(map(len, source.pairs.values())) - shown
+    left_out += sum(len(own.without_mask) + len(own.ambiguous) for own in source.found.values())
+    left_out = f"; {left_out} cannot be used, see datasets.py" if left_out else ""
     print(f"{args.out_dir / PAGE} shows {counted(shown, 'photograph|photographs')}{left_out}.")
     return 0
 

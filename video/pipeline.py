@@ -68,7 +68,8 @@ def keep_memory() -> None:
 
     It gives each thread that begins a heap of its own otherwise, and large arrays back to the
     system as soon as they are freed: what a stage needs for a frame comes back page by page with
-    the next one. That cost a model up to 15,000 page faults a frame, and a tenth of its time.
+    the next one. That cost a model up to 15,000 page faults a frame, and a tenth of its time. It is
+    so from then on, for as long as the process lives.
     """
     if platform.libc_ver()[0] == "glibc":
         for parameter, value in MALLOC.values():

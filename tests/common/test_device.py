@@ -68,8 +68,16 @@ def test_an_operation_that_cannot_be_repeated_ends_the_run_with_a_sentence(monke
 
 
 def test_what_runs_beside_a_model_has_the_cores_that_it_leaves_free(monkeypatch):
-    monkeypatch.setattr("os.cpu_count", lambda: 6)
-    for threads, free in ((1, 5), (4, 2), (6, 1), (12, 1)):
+    for cores, threads, free, beside_gpu in (
+        (6, 1, 5, 6),
+        (6, 4, 2, 6),
+        (6, 6, 1, 6),
+        (2, 2, 1, 2),
+        (16, 16, 4, 16),
+        (64, 32, 16, 16),
+        (1, 1, 1, 1),
+    ):
+        monkeypatch.setattr("os.sched_getaffinity", lambda _, n=cores: set(range(n)), raising=False)
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
         assert spare_cores(torch.device("cpu")) == free
-        assert spare_cores(torch.device("cuda")) == 6
+        assert spare_cores(torch.device("cuda")) == beside_gpu

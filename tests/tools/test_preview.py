@@ -53,4 +53,4 @@ def test_a_photograph_without_a_mask_is_no_harm(tmp_path, monkeypatch, capsys):
     root = write_data(tmp_path / "set", train=3, valid=2)
     write_photo(root / "train_images/zzz.jpg")
     run(monkeypatch, root, "--out-dir", tmp_path / "out")
-    assert "shows 5 photographs" in capsys.readouterr().out
+    assert "shows 5 photographs; 1 cannot be used" in capsys.readouterr().out

@@ -554,7 +554,8 @@ def test_beside_a_model_no_stage_has_more_threads_than_it_leaves_free(
     run, tmp_path, monkeypatch, cores, expected
 ):
     """Else its threads wait for a core while a frame is drawn or encoded."""
-    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    own = set(range(cores))
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: own, raising=False)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     before, seen = cv2.getNumThreads(), {}
     add, pick = VideoWriter._add_video, VideoReader._pick_stream
@@ -609,6 +610,8 @@ def test_threads_keep_memory_where_they_are_told_to():
     heaps = {}
     for word in ("many", "one"):
         environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        for name in ("MALLOC_ARENA_MAX", "GLIBC_TUNABLES"):
+            environment.pop(name, None)
         told = subprocess.run(
             [*command, word], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
         )
