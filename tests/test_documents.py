@@ -1,11 +1,10 @@
-"""The commands in README.md and docs/ exist, and README's own way is gone once."""
+"""Scripts know the commands of README.md and docs/, and README's main ones are run in order."""
 
 import argparse
 import importlib
 import re
 import runpy
 import shlex
-import shutil
 import sys
 
 import pytest
@@ -14,10 +13,10 @@ from tiny_data import write_data
 from tiny_video import write_video
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-# What comes before a script: settings for one command, Python, or torchrun and its flags.
 PEERS = ("unet_resnet34", "segformer_b0", "unet_lite0")
 PLACEHOLDERS = {"SEED": "1", "HEAD": "pyramid"}
 SHORT = ["--epochs", "1", "--imgsz", "64", "64", "--workers", "0"]
+# What comes before a script: settings for one command, Python, or torchrun and its flags.
 CALL = re.compile(r"(?:\w+=\S+ )*(?:python|torchrun(?: --\S+)*) (?P<script>\S+\.py)(?P<flags>.*)")
 
 
@@ -87,4 +86,3 @@ def test_readmes_own_way_from_photographs_to_results(clone, monkeypatch):
     made = ("preview/preview.html", "report.html", "evaluation/report.html")
     made += ("inference_results_image/results.csv", "inference_results_video/walk.mp4")
     assert [name for name in made if not (clone / "outputs" / name).is_file()] == []
-    shutil.rmtree(clone / "outputs")

@@ -79,7 +79,7 @@ def stages_alone(source: str, predictor: Predictor, batch: int, folder: Path) ->
         turn = Turn(reader.matrix)
         *decode, batches = measured(lambda: list(fit(reader.batches(batch), predictor, False)))
         *model, last = measured(lambda: deque(score(batches, predictor), 1).pop())
-        # Of each frame the same scores: to keep all of them would cost the model's time.
+        # Each frame gets the last one's scores: keeping all of them would cost the model time.
         scored = [Scored(item.frame, last.scores, None) for own in batches for item in own]
         *tint, drawn = measured(lambda: list(draw(scored, predictor, turn, 0.0)))
 
