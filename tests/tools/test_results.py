@@ -7,7 +7,7 @@ import pytest
 from data_sets import find_pairs
 from tiny_data import write_data
 
-from tools import leaf_splits, mean_of_seeds
+from tools import few_pictures, leaf_splits, mean_of_seeds
 
 
 @pytest.fixture
@@ -61,3 +61,27 @@ def test_a_class_that_some_seeds_have_not_seen_has_the_mean_of_the_others(call, 
         "  b: IoU 0.5000",
         "  c: IoU nan",
     ]
+
+
+def test_a_few_pictures_are_drawn_alike_by_a_seed_and_divided_as_on_the_page(call, tmp_path):
+    data = write_data(tmp_path / "data", train=12, valid=2)
+    (data / "labelmap.txt").write_text("ground:0,0,0::\nspot:1,1,1::\n")
+    drawn = {}
+    for name, seed in (("one", 1), ("again", 1), ("other", 2)):
+        call(few_pictures, "--data", data, "--seed", seed, "--out-dir", tmp_path / name)
+        splits = {split: find_pairs(tmp_path / name, split) for split in ("train", "valid")}
+        assert (len(splits["train"]), len(splits["valid"])) == (8, 2)
+        drawn[name] = [[pair.image.name for pair in pairs] for pairs in splits.values()]
+        for pair in splits["train"] + splits["valid"]:
+            for copy, kind in ((pair.image, "images"), (pair.mask, "masks")):
+                assert copy.read_bytes() == (data / f"train_{kind}" / copy.name).read_bytes()
+        assert (tmp_path / name / "labelmap.txt").is_file()
+    assert drawn["one"] == drawn["again"] != drawn["other"]
+
+
+def test_more_pictures_than_there_are_cannot_be_drawn(call, tmp_path, capsys):
+    data = write_data(tmp_path / "data", train=5, valid=2)
+    with pytest.raises(SystemExit, match="2"):
+        call(few_pictures, "--data", data, "--out-dir", tmp_path / "few")
+    assert "--count is 10; " in capsys.readouterr().err
+    assert not (tmp_path / "few").exists()
