@@ -24,6 +24,7 @@ COVERAGE = 0.90
 DRIFT = 0.5
 VAGUE = 25.0  # variance of a level and a slope of which nothing is known, in natural logarithms
 SMALLEST = 1e-6  # an error of 0 has no logarithm
+WIDE = 4.0  # a forecast between bounds further apart than this factor proves nothing by holding
 CANNOT_KNOW = (
     "This is for photographs of the same kind, masks drawn as these are, and the same flags. It "
     "cannot know what other plants, cameras or seasons would bring, nor whether the curve goes on "
@@ -177,8 +178,9 @@ class Growth:
         return cls(sizes, np.exp(curves), np.exp(spread * random.standard_normal(draws)))
 
     def at(self, size: float) -> np.ndarray:
-        """The mean training's error (D,) with so many photographs."""
-        return np.array([np.interp(size, self.sizes, errors) for errors in self.errors])
+        """The mean training's error (D,) with so many photographs, a share of at most 1."""
+        errors = [np.interp(size, self.sizes, errors) for errors in self.errors]
+        return np.minimum(errors, 1)  # what few and scattered trainings leave open goes further
 
     def expected(self, size: float) -> tuple[float, float, float]:
         """The mean training's error with so many photographs: the likely one, low and high."""
@@ -186,7 +188,7 @@ class Growth:
 
     def measured(self, size: float) -> tuple[float, float, float]:
         """What one training with so many photographs would measure: likely, low and high."""
-        return interval(self.at(size) * self.shaken)
+        return interval(np.minimum(self.at(size) * self.shaken, 1))
 
     def gain(self, size: float, more: float) -> tuple[float, float, float]:
         """By how much the mean training's error falls between two sizes: likely, low, high."""
@@ -241,6 +243,14 @@ class Outlook:
         """Whether the trainings on fewer photographs foretold the one on all."""
         return bool(self.proof[1] <= self.singles[-1].mean() <= self.proof[2])
 
+    @property
+    def verdict(self) -> str:
+        """What the proof says of the forecast."""
+        if not self.holds:
+            return "the forecast did NOT hold"
+        wide = self.proof[2] > WIDE * self.proof[1]
+        return "the forecast was too wide to prove anything" if wide else "the forecast held"
+
     def points(self) -> list[tuple[int, float]]:
         """Each training's number of photographs and error."""
         each = zip(self.counts, self.singles, strict=True)
@@ -264,10 +274,11 @@ class Outlook:
         gain, least, most = self.growth.gain(now, twice)
         return (
             f"with {twice} photographs rather than {now} probably {likely:.4f} ({COVERAGE:.0%}: "
-            f"{low:.4f} to {high:.4f}); that is {gain:.4f} less than now ({least:.4f} to "
+            f"{low:.4f} to {high:.4f}). From {now} to {twice} the curve, whose likely error with "
+            f"{now} is {self.growth.expected(now)[0]:.4f}, falls by {gain:.4f} ({least:.4f} to "
             f"{most:.4f}). Proof: from {self.counts[-2]} or fewer, {self.proof[1]:.4f} "
             f"to {self.proof[2]:.4f} was foretold for {now}, and {self.singles[-1].mean():.4f} was "
-            f"measured: the forecast {'held' if self.holds else 'did NOT hold'}."
+            f"measured: {self.verdict}."
         )
 
 

@@ -1,5 +1,7 @@
 """Learning curves: known curves are found again, and intervals cover what they promise."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.interpolate import make_smoothing_spline
@@ -151,3 +153,23 @@ def test_a_forecast_that_did_not_hold_is_called_so():
     found = outlook(2.0)
     assert not found.holds
     assert found.describe().endswith("the forecast did NOT hold.")
+
+
+def test_no_error_above_one_is_foretold_and_a_forecast_that_wide_proves_nothing():
+    errors = np.array([[0.9, 0.5, 0.8, 0.7]])
+    growth = Growth.of(SIZES, errors, TRAININGS, Noise(1.0, 1))
+    for foretold in (growth.expected, growth.measured):
+        assert 0 < foretold(50)[1] < foretold(50)[2] <= 1
+        assert 0 < foretold(800)[1] < foretold(800)[2] <= 1
+    found = replace(outlook(1.0), proof=(0.1, 0.02, 1.0))
+    assert found.holds
+    assert found.describe().endswith("the forecast was too wide to prove anything.")
+
+
+def test_the_fall_that_is_foretold_is_told_from_the_same_curve():
+    """The likely error now, less the fall, is about that with twice: all three are said."""
+    found = outlook(1.0)
+    now, gain = found.growth.expected(400)[0], found.growth.gain(400, 800)[0]
+    said = f"the curve, whose likely error with 400 is {now:.4f}, falls by {gain:.4f} "
+    assert said in found.describe()
+    assert now - gain == pytest.approx(found.growth.expected(800)[0], rel=0.02)
