@@ -36,6 +36,7 @@ demo: .venv/.installed
 	@echo "  $(DEMO)/valid_preds/                           photograph, truth, prediction, epoch by epoch"
 	@echo "  $(DEMO)/inference_results_image/summary.html   the pictures by severity; overlays and masks beside it"
 	@echo "  $(DEMO)/inference_results_video/               the video with its lesions marked"
+	@echo "Commands of your own need the environment, once in each terminal: source .venv/bin/activate"
 
 lint: .venv/.installed-dev
 	$(VENV)/ruff check .

@@ -18,9 +18,12 @@ import webbrowser
 from contextlib import suppress
 from pathlib import Path
 
+import common.environment  # noqa: F401 - first, to say what is not installed
+
 from common import cli
 from common.errors import UserError
 from common.files import lock_folder
+from common.packages import install_command
 
 TRIES = 20  # ports that are tried, one after the other
 
@@ -89,7 +92,8 @@ def main() -> int:
     except ImportError as error:
         if (error.name or "").split(".")[0] not in ("starlette", "uvicorn", "anyio"):
             raise
-        raise UserError("The page needs: pip install -r requirements-app.txt") from error
+        install = install_command("-r requirements-app.txt")
+        raise UserError(f"The page needs: {install}") from error
     cli.check_device_name(args.device)  # here, not when the first photograph is segmented
     remote = not is_loopback(args.host)
     password = choose_password(args, remote)

@@ -24,6 +24,8 @@ from multiprocessing import synchronize
 from pathlib import Path
 from types import FrameType
 
+import common.environment  # noqa: F401 - first, to say what is not installed
+
 import albumentations as A
 import cv2
 import numpy as np

@@ -18,6 +18,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import common.environment  # noqa: F401 - first, to say what is not installed
+
 import numpy as np
 from matplotlib.figure import Figure
 

@@ -25,6 +25,8 @@ import time
 import warnings
 from pathlib import Path
 
+import common.environment  # noqa: F401 - first, to say what is not installed
+
 import cv2
 import numpy as np
 import torch

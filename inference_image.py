@@ -24,6 +24,8 @@ import json
 import sys
 from pathlib import Path
 
+import common.environment  # noqa: F401 - first, to say what is not installed
+
 from tqdm import tqdm
 
 from common import cli, distributed

@@ -12,6 +12,8 @@ import argparse
 import sys
 from pathlib import Path
 
+import common.environment  # noqa: F401 - first, to say what is not installed
+
 import numpy as np
 from matplotlib.figure import Figure
 from tqdm import tqdm

@@ -22,6 +22,8 @@ import math
 import sys
 import time
 
+import common.environment  # noqa: F401 - first, to say what is not installed
+
 import torch
 from timm.utils import ModelEmaV3
 from torch import nn

@@ -22,6 +22,7 @@ from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 from PIL.ExifTags import Base
 
 from common.errors import UserError
+from common.packages import install_command
 from common.text import printable
 from config import Size
 
@@ -246,7 +247,7 @@ def _foreign_header(file: BinaryIO) -> tuple[Size, int, str]:
     if head[4:8] == b"ftyp" and "HEIF" not in Image.OPEN:
         raise UserError(
             f"{printable(file.name)} is a HEIC picture, which needs a package: "
-            "pip install -r requirements-heic.txt"
+            + install_command("-r requirements-heic.txt")
         )
     raise UserError(
         f"{printable(file.name)} holds no picture in a known format; replace or remove it."

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import TiffImagePlugin
 
 from common.errors import UserError
+from common.packages import install_command
 from common.text import printable
 from config import Size
 from data.images import fit_within, spread_12_bits, to_8_bits
@@ -49,7 +50,8 @@ def rasterio_package():
         import rasterio.warp
     except ImportError as error:
         raise UserError(
-            "This TIFF is a map, which needs a package: pip install -r requirements-geo.txt"
+            "This TIFF is a map, which needs a package: "
+            + install_command("-r requirements-geo.txt")
         ) from error
     return rasterio
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import UserError
+from common.packages import install_command
 from config import ClassTable, ModelConfig, Size
 from models.checkpoint import FORMAT, parse_description
 
@@ -109,7 +110,7 @@ def packages():
     except ImportError as error:
         raise UserError(
             f"The package {error.name} is needed for .onnx files; run "
-            "`pip install -r requirements-export.txt`."
+            f"`{install_command('-r requirements-export.txt')}`."
         ) from error
     return onnx, onnxruntime
 

@@ -16,6 +16,7 @@ from torch import nn
 from common import distributed
 from common.errors import UserError
 from common.files import lock_folder, replacing, without_nan, write_csv, write_text
+from common.packages import install_command
 from config import ClassTable, ModelConfig
 from models.checkpoint import read_checkpoint, save_checkpoint
 from training.run_files import BEST, FINAL, HISTORY, LAST, LOG, REPORT, checkpoints_of_folds
@@ -172,7 +173,8 @@ class RunFolder:
             try:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError as error:
-                raise UserError("--tensorboard needs a package: pip install tensorboard") from error
+                install = install_command("tensorboard")
+                raise UserError(f"--tensorboard needs a package: {install}") from error
         if not self.holds(resumed):
             self.clear()
             if resumed is not None:

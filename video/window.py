@@ -6,6 +6,7 @@ import sys
 import cv2
 
 from common.errors import UserError
+from common.packages import install_command
 from video.reader import Frame
 from video.tinting import Turn
 
@@ -39,5 +40,5 @@ def check_window() -> None:
     except cv2.error as error:
         raise UserError(
             "--show needs an OpenCV with windows: pip uninstall opencv-python-headless, then "
-            "pip install opencv-python."
+            f"{install_command('opencv-python')}."
         ) from error
