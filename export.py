@@ -245,7 +245,8 @@ def verify(
     )
     allowed = MAX_DIFFERENT[kind]
     if different > allowed:
-        raise UserError(f"{line} At most {allowed:.1%} may differ: no file was written.")
+        advice = f"; train the model longer, or leave out --{kind}" if kind else ""
+        raise UserError(f"{line} At most {allowed:.1%} may differ: no file was written{advice}.")
     return line
 
 
@@ -299,6 +300,13 @@ def seconds_of(path: Path, size: Size) -> float:
         model(images)
         times.append(time.process_time() - start)
     return statistics.median(times[1:])
+
+
+def say_what_is_replaced(path: Path) -> None:
+    """A line on the file of this name that is there; models of two runs may have one name."""
+    if path.is_file():
+        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(path.stat().st_mtime))
+        print(f"{path} of {when} is replaced; --out-dir with another folder keeps it.")
 
 
 def file_name(model: Path, size: Size, kind: str) -> str:
@@ -358,6 +366,7 @@ def main() -> None:
         scale = f"photographs whose longer side has about {loaded.config.crop_side} pixels"
         print(f"Its input are crops of {size[1]}x{size[0]} of {scale}; our scripts cut them.")
     with lock_folder(args.out_dir):
+        say_what_is_replaced(path)
         print(export(loaded, path, size, kind, args.dynamic_batch, args.images))
     print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB, for {size[1]}x{size[0]}.")
 

@@ -34,6 +34,7 @@ from common.errors import UserError
 from common.files import lock_folder, write_text
 from common.text import agreed, counted, printable
 from data.inputs import find_inputs
+from inference import geo
 from inference.journal import Journal
 from inference.pictures import Judge, segment_pictures
 from inference.predictor import Predictor
@@ -153,6 +154,8 @@ def run(
     many = counted(len(made), "picture|pictures")
     print(f"{many} segmented; results are in {folder.path}/, see summary.html")
     print(f"Beside it: results.csv, {folder.contents}")
+    if maps := geo.contents(folder, made):
+        print(maps)
     skipped = {name: text for part in parts for name, text in part.items()}
     gone = (
         "has no result any more, because the folder was changed meanwhile; --resume does it again."

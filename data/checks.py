@@ -301,7 +301,7 @@ def check_data_set(
     merged, reader = source.reader.classes, source.unmerged
     records, findings = examine_source(replace(source, reader=reader))
 
-    print(f"\n{printable(root)}\n\n{reader.describe()}\n{source.facts.describe()}\n")
+    print(f"\n{printable(root)}\n\n{source.describe()}\n{source.facts.describe()}\n")
     print_splits(records)
     print_classes(records, reader.classes)
     if merged != reader.classes:

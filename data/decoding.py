@@ -58,6 +58,8 @@ ENDINGS = {
     for ending in endings
 }
 # What the last bytes of a whole file hold, though others, such as a phone's film, may follow.
+# How the brand of an ISO media file begins that holds a picture: HEIF, AVIF, JPEG XL, a raw one.
+STILLS = (b"hei", b"hev", b"mif", b"msf", b"avi", b"jxl", b"crx")
 _END_MARKS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
 
 # Set once, here, and never in a call: threads must not load decoders at the same time, Pillow's
@@ -244,6 +246,10 @@ def _foreign_header(file: BinaryIO) -> tuple[Size, int, str]:
         axes = head.split(b"\n\n", 1)[1].split(b"\n", 1)[0].split()
         if len(axes) == 4 and axes[0] == b"-Y" and axes[2] == b"+X":
             return (int(axes[1]), int(axes[3])), 1, "HDR"
+    if _is_video(head):
+        raise UserError(
+            f"{printable(file.name)} is a video and no picture; inference_video.py segments it."
+        )
     if head[4:8] == b"ftyp" and "HEIF" not in Image.OPEN:
         raise UserError(
             f"{printable(file.name)} is a HEIC picture, which needs a package: "
@@ -252,6 +258,13 @@ def _foreign_header(file: BinaryIO) -> tuple[Size, int, str]:
     raise UserError(
         f"{printable(file.name)} holds no picture in a known format; replace or remove it."
     )
+
+
+def _is_video(head: bytes) -> bool:
+    """Whether a file begins as MP4 and its kin, Matroska, WebM or AVI do."""
+    if head[4:8] == b"ftyp":
+        return head[8:11] not in STILLS
+    return head[:4] == b"\x1aE\xdf\xa3" or (head[:4] == b"RIFF" and head[8:12] == b"AVI ")
 
 
 def turn(array: np.ndarray, orientation: int) -> np.ndarray:

@@ -92,7 +92,13 @@ def _pictures(path: Path, text: str, recursive: bool) -> Iterator[tuple[Path, Pa
         for picture in list_images(path, recursive):
             yield picture, picture.relative_to(path)
     elif path.is_file() and path.suffix.lower() == ".txt":
-        for line in filter(None, map(str.strip, read_text(path).splitlines())):
+        text = read_text(path)
+        if "\0" in text:
+            raise UserError(
+                f"--input {printable(path)} holds no list of pictures and no text; a picture "
+                "needs its own ending."
+            )
+        for line in filter(None, map(str.strip, text.splitlines())):
             yield Path(line), Path(Path(line).name or "unnamed")
     elif path.exists() or path.is_symlink():
         yield path, Path(path.name)

@@ -69,11 +69,16 @@ class MaskReader:
             remarks = (*remarks, "255 (white) is ignored")
         return cls(classes, MaskReading(grey, palette, jpeg, threshold), remarks)
 
-    def describe(self) -> str:
-        """A line for the classes, one for how masks are read, and one for each remark."""
-        first = f"{len(self.classes)} classes: {', '.join(self.classes.names)}"
-        way = f"masks: {self._way(self.reading.grey)}"
-        return "\n  ".join([first, way, *self.remarks])
+    def describe(self, painted: bool = False) -> str:
+        """A line for the classes, one for how masks are read, and one for each remark.
+
+        Args:
+            painted: they were painted here, of annotations; there is nothing to say on the masks.
+        """
+        lines = [f"{len(self.classes)} classes: {', '.join(self.classes.names)}"]
+        if not painted:
+            lines.append(f"masks: {self._way(self.reading.grey)}")
+        return "\n  ".join([*lines, *self.remarks])
 
     def _way(self, way: str) -> str:
         return {

@@ -156,11 +156,9 @@ def check_root(root: Path) -> None:
         UserError: it is a file (an export that was not unpacked), or not there.
     """
     if root.is_file():
-        raise UserError(f"{printable(root)} is a file; unpack it and give the folder with --data.")
+        raise UserError(f"{printable(root)} is a file; unpack it and give the folder.")
     if not root.is_dir():
-        raise UserError(
-            f"{printable(root)} is not a folder; give the folder of your data with --data."
-        )
+        raise UserError(f"{printable(root)} is not a folder; give the folder of your data.")
 
 
 def _by_name(paths: list[Path], base: Path) -> dict[str, list[Path]]:

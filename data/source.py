@@ -72,6 +72,10 @@ class Source:
     unmerged: MaskReader | None = None
     untrainable: str = ""
 
+    def describe(self) -> str:
+        """What the classes are and how masks are read, line by line."""
+        return self.reader.describe(painted=self.decided_by == PAINTED)
+
     def fingerprint(self, splits: Iterable[list[Pair]]) -> str:
         """Hex digest of the files of some lists of pairs: whether a run resumes on the same."""
         return data_fingerprint(self.root, splits)

@@ -45,7 +45,7 @@ MEANINGS = {
     "mean_dice": "mean Dice of the classes",
     "mean_boundary_iou": "mean boundary IoU of the classes",
     "mean_over_images_iou": "mean over images of their mean IoU",
-    "severity_error": "mean error of a picture's severity (of several symptoms, the last one's)",
+    "severity_error": "mean error of a picture's severity (of the last symptom)",
     "article_batch_mean_iou": "mean over batches of 2, the article's way, for comparison only",
 }
 
@@ -213,7 +213,8 @@ def format_table(metrics: dict) -> str:
     for index, name in enumerate(metrics["classes"]):
         figures = (_figure(metrics[column][index]).rjust(14) for column in columns)
         lines.append(name.ljust(width) + "".join(figures))
-    lines += [f"{_figure(metrics[name])}  {meaning}" for name, meaning in MEANINGS.items()]
+    told = {name: text for name, text in MEANINGS.items() if not math.isnan(metrics[name])}
+    lines += [f"{_figure(metrics[name])}  {meaning}" for name, meaning in told.items()]
     return "\n".join(lines)
 
 

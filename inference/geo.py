@@ -6,7 +6,7 @@ It is never held whole: the network sees its windows, and what is kept is a band
 import errno
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,6 +110,14 @@ def _scratch() -> Iterator[Path]:
     """A place for a mask that nobody asked to keep."""
     with tempfile.TemporaryDirectory() as folder:
         yield Path(folder) / "mask.tif"
+
+
+def contents(folder: ResultFolder, names: Iterable[str]) -> str:
+    """What a folder holds of those of its pictures that are maps, in words; "" if none is."""
+    if not any(result_path(folder.path, name, AREAS).is_file() for name in names):
+        return ""
+    mask = f"NAME{MAP_MASK} and, where it can be drawn, NAME{POLYGONS}"
+    return f"Of maps: NAME{AREAS}{f', {mask}' if 'mask' in folder.kinds else ''}"
 
 
 def _refuse_to_replace_neighbours(targets, path: Path) -> None:

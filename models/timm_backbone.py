@@ -1,5 +1,6 @@
 """Any of timm's backbones as maps, finest first, at any size of picture."""
 
+import difflib
 import re
 from contextlib import suppress
 
@@ -24,6 +25,12 @@ def is_timm(variant: str) -> bool:
     name = variant.removeprefix(PREFIX)
     plain = variant.startswith(PREFIX) and re.fullmatch(r"\w+(\.\w+)?", name, re.ASCII)
     return bool(plain) and timm.is_model(name.partition(".")[0])
+
+
+def similar_names(text: str) -> list[str]:
+    """timm's models, written as `timm/NAME`, whose names are most like what somebody typed."""
+    name = text.removeprefix(PREFIX).partition(".")[0]
+    return [PREFIX + found for found in difflib.get_close_matches(name, timm.list_models(), 2)]
 
 
 def published(variant: str) -> timm.models.PretrainedCfg:

@@ -133,6 +133,8 @@ def fetch_from_hub(variant: str, placed: Path) -> tuple[Path, str]:
     repository, file = published(variant).hf_hub_id, published(variant).hf_hub_filename or HUB_FILE
     if not repository:
         raise UserError(f"timm names no place for the weights of {variant}; use --weights FILE.")
+    # Each of its tries is a line of technical words; what is wrong is said once, below.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
         path = Path(hf_hub_download(repository, file))
     except OSError as error:  # all of the Hub's errors are, but for forged names

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
@@ -270,7 +271,7 @@ def test_eight_bits_that_change_too_much_leave_no_file(loaded, tmp_path, monkeyp
     (tmp_path / "in").mkdir()
     write_image(tmp_path / "in/a.png", export.textures(1, SIZE)[0])
     monkeypatch.setitem(export.MAX_DIFFERENT, "int8", -1.0)
-    with pytest.raises(UserError, match=r"At most -100.0% may differ: no file was written"):
+    with pytest.raises(UserError, match=r"no file was written; .* or leave out --int8"):
         export.export(loaded, tmp_path / "b.onnx", SIZE, "int8", images=tmp_path / "in")
     assert not list(tmp_path.glob("*.onnx"))
 
@@ -335,3 +336,12 @@ def test_no_more_photographs_are_read_than_are_wanted(loaded, tmp_path):
     data = export.data_of(trained_on(loaded, root))
     assert len(export.photographs(None, data)[0]) == export.MAX_IMAGES
     assert len(export.photographs(root / "valid_images", None)[0]) == export.MAX_IMAGES
+
+
+def test_a_file_that_is_replaced_is_named(tmp_path, capsys):
+    path = tmp_path / export.file_name(tmp_path / "best.pth", SIZE, "int8")
+    export.say_what_is_replaced(path)
+    assert capsys.readouterr().out == ""
+    path.touch()
+    export.say_what_is_replaced(path)
+    assert re.match(rf"{re.escape(str(path))} of 20[\d: -]+ is replaced; ", capsys.readouterr().out)

@@ -122,5 +122,10 @@ def test_a_frozen_backbone_keeps_weights_and_statistics_while_the_head_learns(
 
 def test_names_that_timm_does_not_know_are_refused_by_the_parser(monkeypatch, data, capsys):
     with pytest.raises(SystemExit):
-        go(monkeypatch, data, "x", "--model", "timm/nope")
-    assert "'timm/nope' is not timm/NAME nor one of faster_vit_0" in capsys.readouterr().err
+        go(monkeypatch, data, "x", "--model", "timm/qqqq")
+    said = capsys.readouterr().err
+    assert "'timm/qqqq' is neither timm/NAME of a model that timm has nor one of faster_vit" in said
+    assert "mean" not in said
+    with pytest.raises(SystemExit):
+        go(monkeypatch, data, "x", "--model", "timm/convnext_tinny.in12k")
+    assert "; did you mean timm/convnext_tiny or timm/" in capsys.readouterr().err

@@ -5,6 +5,7 @@
 Any format of docs/data.md; what cannot be used is left out, and told by `python datasets.py`.
 """
 
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,7 +42,7 @@ def main() -> int:
     args = parser.parse_args()
     choices = DataChoices(**cli.data_choices(args))
     source = survey(args.root, choices=choices, cache=not args.no_file_cache)
-    print(source.reader.describe())
+    print(source.describe())
     pairs = {
         split: [pair for pair in own if not problem_of(pair, source)]
         for split, own in source.pairs.items()
@@ -53,7 +54,7 @@ def main() -> int:
             title=f"Masks of {printable(source.root.resolve().name)}",
             classes=source.reader.classes,
             rows=cards(pairs, source.reader),
-            note=SeverityTable.of(names).describe(names),
+            note=painted_share(names),
         )
     shown = sum(map(len, pairs.values()))
     left_out = sum(map(len, source.pairs.values())) - shown
@@ -61,6 +62,16 @@ def main() -> int:
     left_out = f"; {left_out} cannot be used, see datasets.py" if left_out else ""
     print(f"{args.out_dir / PAGE} shows {counted(shown, 'photograph|photographs')}{left_out}.")
     return 0
+
+
+def painted_share(names: tuple[str, ...]) -> str:
+    """What the cards are sorted by, in a sentence: of several symptoms all count, as few as one."""
+    table = SeverityTable.of(names)
+    if len(table.symptoms) < 2:
+        return table.describe(names)
+    whole = " and ".join(names[i] for i in table.whole)
+    whole = "the picture" if len(table.whole) == len(names) else whole
+    return f"The share of {', '.join(names[i] for i in table.symptoms)} together in {whole}."
 
 
 def cards(splits: dict[str, list[Pair]], reader: MaskReader) -> Iterator[GalleryRow]:
@@ -72,7 +83,8 @@ def cards(splits: dict[str, list[Pair]], reader: MaskReader) -> Iterator[Gallery
         drawn = overlay(image, resize_mask(labels, image.shape[:2]), reader.classes)
         pixels = np.bincount(labels.ravel(), minlength=256)[: len(reader.classes)]
         shares = (pixels / max(1, pixels.sum())).tolist()
-        facts = float(severities.severity(pixels)), shares, encode_jpeg(drawn, quality=75), None
+        painted = severities.shares(pixels).sum() if severities.symptoms else math.nan
+        facts = float(painted), shares, encode_jpeg(drawn, quality=75), None
         yield GalleryRow(f"{split}: {printable(pair.stem)}", *facts)
 
 

@@ -18,7 +18,7 @@ from datasets import SegmentationDataset, input_size
 from models.backbone import window_without_padding
 from models.checkpoint import read_checkpoint
 from models.heads import HEADS
-from models.timm_backbone import is_timm
+from models.timm_backbone import is_timm, similar_names
 from models.variants import VARIANTS
 from training.losses import LOSSES
 from training.optimisation import OPTIMIZERS, SCHEDULERS
@@ -140,8 +140,12 @@ def backbone_name(text: str) -> str:
     """The argument type of a backbone's name."""
     if text in VARIANTS or is_timm(text):
         return text
+    similar = similar_names(text)
+    advice = f"; did you mean {' or '.join(similar)}?" if similar else ""
     known = ", ".join(VARIANTS)
-    raise argparse.ArgumentTypeError(f"{text!r} is not timm/NAME nor one of {known}")
+    raise argparse.ArgumentTypeError(
+        f"{text!r} is neither timm/NAME of a model that timm has nor one of {known}{advice}"
+    )
 
 
 def add_run_flags(group) -> None:

@@ -49,7 +49,7 @@ def open_pairs(
 ) -> tuple[Source, Split]:
     """Open the data set and check every pair; returns those that can be used, by split."""
     source = open_source(root, skip_bad=skip_bad, choices=choices, cache=cache)
-    say(source.reader.describe())
+    say(source.describe())
     say(source.facts.describe())
     return source, check_pairs(source, skip_bad)
 

@@ -220,7 +220,7 @@ class RunFolder:
         for (figure, path), word in zip(self.best.items(), ("IoU", "loss"), strict=True):
             missing = path in self._outdated or not path.exists()
             if missing or best_epoch(history, figure) == len(history):
-                print(f"\nBest validation {word}: {history[-1][f'valid_{figure}']}")
+                print(f"\nBest validation {word}: {history[-1][f'valid_{figure}']:.4f}")
                 print(f"\nSaving best model for epoch: {len(history)}\n")
                 save_checkpoint(path, model, config, classes, **record)
         self._outdated.clear()

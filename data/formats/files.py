@@ -81,7 +81,7 @@ class Folder:
             if len(self.files) > MAX_FILES:
                 raise UserError(
                     f"{printable(self.root)} holds more than {MAX_FILES:,} files; give the folder "
-                    "of one data set with --data."
+                    "of one data set."
                 )
 
     def with_ending(self, *endings: str) -> list[Path]:
@@ -127,7 +127,9 @@ class Folder:
                     f"{printable(linked)} is a link that leads out of the data's folder; put the "
                     "photographs themselves there"
                 )
-            raise UserError(f"the photograph {printable(name)} is not there")
+            raise UserError(
+                f"the photograph {printable(name)} is not there; put it into {printable(self.root)}"
+            )
 
         def fit(path: Path) -> tuple:
             below = path.relative_to(self.root).parts
@@ -167,8 +169,8 @@ class Folder:
             inside = os.path.normpath(os.path.join(start, text))
         if inside.startswith("..") or os.path.isabs(inside):
             raise UserError(
-                f"the photograph {printable(name)} lies outside the data's folder; name it by its "
-                "place within"
+                f"the photograph {printable(name)} lies outside the data's folder; put it there, "
+                "beside its annotations"
             )
         if ".." in text.split("/") or absolute:
             return list(PurePosixPath(inside).parts)

@@ -87,7 +87,8 @@ def _photograph(folder: Folder, path: Path, content: dict, keep: Keep, found: An
             raise UserError(f"{printable(path)} names no photograph")
         photo = folder.find_picture(name, path.parent)
     except UserError as error:
-        if "outside" in str(error) or "address" in str(error) or "link" in str(error):
+        # A name that leads out of the folder is not followed; what lies beside the file is taken.
+        if "address" in str(error) or "link" in str(error):
             raise
         beside = [
             other

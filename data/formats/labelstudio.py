@@ -24,8 +24,13 @@ def fits(content: object) -> bool:
         isinstance(content, list)
         and bool(content)
         and all(isinstance(task, dict) for task in content)
-        and any("annotations" in task and isinstance(task.get("data"), dict) for task in content)
+        and any(isinstance(task.get("data"), dict) and _is_told(task) for task in content)
     )
+
+
+def _is_told(task: dict) -> bool:
+    """Whether a task has annotations, or predictions that wait for them."""
+    return "annotations" in task or "predictions" in task
 
 
 def read(folder: Folder, files: list[Path]) -> Annotations:
@@ -47,6 +52,8 @@ def read(folder: Folder, files: list[Path]) -> Annotations:
 
 def _add_task(found: Annotations, folder: Folder, path: Path, task: dict) -> None:
     annotations = task.get("annotations")
+    if annotations is None and task.get("predictions"):
+        raise UserError("it holds predictions alone; correct them in Label Studio, then export")
     if not isinstance(annotations, list):
         raise UserError("it has no list of annotations; export as JSON, not as JSON-MIN.")
     done = [

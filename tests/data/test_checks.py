@@ -148,7 +148,6 @@ def test_data_without_splits_are_shown_as_train_py_divides_them(tmp_path, capsys
     facts = said.split("\n\n")[1].splitlines()
     assert facts[0] == "3 classes: background, leaf, spot"
     assert facts[1:-1] == [
-        "  masks: each value is a colour of the class table",
         f"  COCO JSON from {root / 'all.json'}",
         "  it does not say what is for validation: train.py sets a share of the pictures aside",
         "  shown is what it does without a flag. 2 that look alike stay together; say with "

@@ -160,10 +160,14 @@ def test_heic_of_phones_is_read_as_it_is_displayed(tmp_path):
     refused(tmp_path / "cut.heic", "cut off or damaged")
 
 
-def test_heic_without_its_package_says_what_to_install(tmp_path, monkeypatch):
+def without_heif(monkeypatch) -> None:
     monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
     formats = tuple(name for name in decoding.PILLOW_FORMATS if name != "HEIF")
     monkeypatch.setattr(decoding, "PILLOW_FORMATS", formats)
+
+
+def test_heic_without_its_package_says_what_to_install(tmp_path, monkeypatch):
+    without_heif(monkeypatch)
     (tmp_path / "a.heic").write_bytes(base64.b64decode(HEIC))
     refused(tmp_path / "a.heic", "pip install -r requirements-heic.txt")
 
@@ -444,3 +448,19 @@ def test_images_shrink_by_averaging():
 
 def test_the_limit_admits_large_scans():
     assert decoding.MAX_PIXELS >= 12_000 * 9_000
+
+
+@pytest.mark.parametrize(
+    ("name", "head"),
+    [
+        ("a.mp4", b"\0\0\0\x20ftypisom"),
+        ("a.mov", b"\0\0\0\x14ftypqt  "),
+        ("a.mkv", b"\x1aE\xdf\xa3\x01\0\0\0"),
+        ("a.avi", b"RIFF\x10\0\0\0AVI LIST"),
+    ],
+)
+def test_a_video_is_called_one_whether_or_not_heic_can_be_read(tmp_path, monkeypatch, name, head):
+    (tmp_path / name).write_bytes(head + bytes(2000))
+    refused(tmp_path / name, "is a video and no picture; inference_video.py segments it")
+    without_heif(monkeypatch)
+    refused(tmp_path / name, "is a video and no picture")

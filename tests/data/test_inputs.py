@@ -81,3 +81,6 @@ def test_inputs_are_files_folders_patterns_and_lists(tmp_path, monkeypatch):
     for wrong in ("nowhere", "nowhere/*.png"):
         with pytest.raises(UserError, match="nowhere"):
             find_inputs([wrong], False)
+    (tmp_path / "photo.txt").write_bytes(b"\xff\xd8\xff\xe0\0\x10JFIF\0")
+    with pytest.raises(UserError, match=r"photo\.txt holds no list of pictures and no text"):
+        find_inputs(["photo.txt"], False)

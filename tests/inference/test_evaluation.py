@@ -17,7 +17,7 @@ import evaluate
 import inference_image
 from config import ClassTable, ModelConfig
 from data.source import open_source
-from inference.evaluation import evaluate_pairs, last_severity, split_metrics
+from inference.evaluation import evaluate_pairs, format_table, last_severity, split_metrics
 from inference.predictor import Predictor
 from metrics import ConfusionMatrix, SeverityTable
 
@@ -71,6 +71,7 @@ def test_a_symptom_that_is_nowhere_has_no_error_that_was_measured():
         assert np.isnan(metrics["severity_error"])
         assert metrics["severity_worst"] is None
         assert metrics["severity_missed"] == []
+        assert "severity" not in format_table(metrics)
 
 
 def test_where_no_class_is_a_symptom_nothing_calls_a_share_severity(tmp_path, monkeypatch, capsys):

@@ -275,7 +275,7 @@ def test_a_mask_of_ones_own_beside_the_map_is_never_replaced(tmp_path):
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="needs ../shared/data/formats")
-def test_real_maps_among_photographs(tmp_path, monkeypatch):
+def test_real_maps_among_photographs(tmp_path, monkeypatch, capsys):
     Image.fromarray(scene(50, 60)).save(tmp_path / "photo.jpg")
     model = save_tiny(tmp_path / "model.pth", (64, 64))
     inputs = [tmp_path / "photo.jpg", REAL / "OSBS_029.tif", REAL / "test_tiled.tif"]
@@ -284,6 +284,10 @@ def test_real_maps_among_photographs(tmp_path, monkeypatch):
     command = ["inference_image.py", "--input", *inputs, *flags]
     monkeypatch.setattr(sys, "argv", [str(word) for word in command])
     assert inference_image.main() == 0
+    named = (
+        "Of maps: NAME_areas.csv, NAME_mask.tif and, where it can be drawn, NAME_classes.geojson"
+    )
+    assert capsys.readouterr().out.splitlines()[-1] == named
     with open(tmp_path / "out/results.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     written = [path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*_mask.*")]

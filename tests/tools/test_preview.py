@@ -54,3 +54,24 @@ def test_a_photograph_without_a_mask_is_no_harm(tmp_path, monkeypatch, capsys):
     write_photo(root / "train_images/zzz.jpg")
     run(monkeypatch, root, "--out-dir", tmp_path / "out")
     assert "shows 5 photographs; 1 cannot be used" in capsys.readouterr().out
+
+
+def test_where_several_classes_are_painted_all_of_them_sort_the_page(tmp_path, monkeypatch):
+    """The last class may be on no picture: a page sorted by it would be sorted by nothing."""
+    painted = [
+        {"image_id": image, "segmentation": [square(0, 0, right, 40)]}
+        for image, right in ((1, 10), (2, 30))
+    ]
+    size, pictures = (40, 60), ("a.jpg", "b.jpg", "c.jpg")
+    content = coco(painted, size, names=("berry", "bird"), images=pictures)
+    write_json(tmp_path / "set/all.json", content)
+    for name in "abc":
+        write_photo(tmp_path / f"set/{name}.jpg", (40, 60), seed=ord(name))
+    run(monkeypatch, tmp_path / "set", "--out-dir", tmp_path / "out")
+    page = (tmp_path / "out/preview.html").read_text()
+    assert re.findall(r"<b>([\d.]+)%</b><span[^>]*>(?:train|valid): ([abc])<", page) == [
+        ("50.00", "b"),
+        ("16.67", "a"),
+        ("0.00", "c"),
+    ]
+    assert re.search(r"The share of berry, bird together in the picture\.", page)

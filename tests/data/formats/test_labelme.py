@@ -145,3 +145,17 @@ def test_a_shape_that_cannot_be_meant_is_named(root, bad, reason):
     write(root, [bad])
     with pytest.raises(UserError, match=rf"a.json.*shape 0: .*({reason})"):
         open_all(root)
+
+
+def test_photographs_put_beside_the_files_are_taken_wherever_these_say_they_were(tmp_path):
+    """As after `inference_image.py --save labelme`: the files name photographs far away."""
+    square = [shape("leaf", [[2, 2], [9, 2], [9, 9], [2, 9]])]
+    for name in "ab":
+        write(tmp_path / "set", square, name, imagePath=f"../../elsewhere/{name}.png")
+    with pytest.raises(UserError, match="outside the data's folder; put it there"):
+        open_all(tmp_path / "set")
+    for number, name in enumerate("ab"):
+        write_photo(tmp_path / "set" / f"{name}.png", SIZE, seed=number)
+    assert [pair.image.parent for pair in all_pairs(open_all(tmp_path / "set"))] == [
+        tmp_path / "set"
+    ] * 2

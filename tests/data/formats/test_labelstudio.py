@@ -159,3 +159,10 @@ def test_a_damaged_brush_is_named(root, value, reason):
 def test_a_result_that_cannot_be_meant_is_named(root, bad, reason):
     with pytest.raises(UserError, match=rf"task 1: result .*{reason}"):
         open_all(write(root, task([bad])))
+
+
+def test_predictions_that_nobody_corrected_are_no_truth_and_called_so(root):
+    told = {"id": 1, "data": {"image": "a.jpg"}, "predictions": [{"result": []}]}
+    write_json(root / "labelstudio.json", [told, told | {"data": {"image": "b.jpg"}}])
+    with pytest.raises(UserError, match="predictions alone; correct them in Label Studio"):
+        open_all(root)

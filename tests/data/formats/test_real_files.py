@@ -64,9 +64,12 @@ def test_what_people_exported_is_read(name, counts, names):
         (f"{EDGE}coco_dataset/coco_instances", "1 with boxes only"),
         (f"{EDGE}cvat_dataset/for_images", "picture img1.jpg: polygon 0: it has no label"),
         ("coco_ArtemZhelnin/training", "no pictures for the split train"),
-        ("coco_ArtemZhelnin/annotations", "is not there. It is the first of 18"),
+        ("coco_ArtemZhelnin/annotations", r"is not there; put it into \S+\. It is the first of 18"),
         ("labelme_ykszk/lmrs/tests", r"the photograph parent.+stem.jpg is not there"),
-        ("labelstudio_ilhamyulianto/only-json", "10.jpg is not there. It is the first of 136"),
+        (
+            "labelstudio_ilhamyulianto/only-json",
+            r"10.jpg is not there; put it into \S+\. It .+ of 136",
+        ),
         ("geotiff_weecology", "holds no data set that is known"),
     ],
 )
