@@ -146,12 +146,19 @@ def _severity(metrics: dict) -> tuple[str, bool]:
 
 
 def _allowed(symptom: dict) -> str:
-    """The best grade that a symptom's agreement with the truth allows."""
-    best = CONCORDANCES[0][1]
-    concordance = symptom["concordance"]
+    """The best grade that a symptom's agreement with the truth allows.
+
+    It is at most two words better than what the concordance's interval does not rule out.
+    """
+    words = [word for _, word in CONCORDANCES]
+    concordance, lower = symptom["concordance"], symptom["concordance_low"]
     if math.isnan(concordance) or symptom["rmse"] < EXACT or len(symptom["files"]) < ENOUGH:
-        return best
-    return next(word for low, word in CONCORDANCES if concordance >= low)
+        return words[0]
+    likely, worst = (
+        next(index for index, (low, _) in enumerate(CONCORDANCES) if value >= low)
+        for value in (concordance, concordance if math.isnan(lower) else lower)
+    )
+    return words[max(likely, worst - 2)]
 
 
 def _concordance_sentence(symptom: dict) -> str:

@@ -478,19 +478,21 @@ def severity_of(true, predicted, concordance, **more):
 
 
 @pytest.mark.parametrize(
-    ("concordance", "rmse", "grade"),
+    ("concordance", "low", "rmse", "grade"),
     [
-        (0.97, 0.05, "Very"),
-        (0.9, 0.05, "Good"),
-        (0.8, 0.05, "Fair"),
-        (0.2, 0.05, "Poor"),
-        (0.2, 0.005, "Very"),  # all errors are small
-        (math.nan, 0.05, "Very"),  # all pictures are alike
+        (0.97, 0.75, 0.05, "Very"),
+        (0.97, math.nan, 0.05, "Very"),
+        (0.97, 0.5, 0.05, "Good"),  # so few pictures that it may be poor
+        (0.9, 0.5, 0.05, "Good"),
+        (0.8, 0.5, 0.05, "Fair"),
+        (0.2, -0.5, 0.05, "Poor"),
+        (0.2, -0.5, 0.005, "Very"),  # all errors are small
+        (math.nan, math.nan, 0.05, "Very"),  # all pictures are alike
     ],
 )
-def test_a_models_grade_follows_the_agreement_of_severity(tmp_path, concordance, rmse, grade):
+def test_a_models_grade_follows_the_agreement_of_severity(tmp_path, concordance, low, rmse, grade):
     true = np.linspace(0, 0.5, 12).tolist()
-    severity = [severity_of(true, true, concordance, rmse=rmse)]
+    severity = [severity_of(true, true, concordance, rmse=rmse, concordance_low=low)]
     metrics = metrics_of(np.diag([90, 9, 1]))
     path = tmp_path / "a.html"
     write_report(path, title="t", classes=CLASSES, metrics=metrics, severity=severity)
