@@ -90,6 +90,8 @@ def lock_folder(folder: Path, mine: bool = True) -> Iterator[str]:
 
     The system drops the lock with the process that holds it, so a killed run blocks nobody: it is a
     lock of the process, which its children do not inherit, as they would one of the open file.
+    A folder that was made here and in which nothing was written goes again when the block fails:
+    a refused command leaves nothing behind.
 
     Yields:
         a text that the lock's file holds for as long, and no other file does; empty if not `mine`.
@@ -100,6 +102,7 @@ def lock_folder(folder: Path, mine: bool = True) -> Iterator[str]:
     if not mine:
         yield ""
         return
+    made = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
@@ -115,10 +118,28 @@ def lock_folder(folder: Path, mine: bool = True) -> Iterator[str]:
         os.fsync(file.fileno())
         _remove_leftovers(folder)
         # Nobody here may open the file again: closing it anywhere would drop the lock.
-        yield text
+        try:
+            yield text
+        except BaseException:
+            if made:
+                _remove_unused(folder)
+            raise
+
+
+def _remove_unused(folder: Path) -> None:
+    """Remove a folder in which nothing but the lock lies, which is still held."""
+    with suppress(OSError):  # something lies there, or the system keeps open files
+        if [path.name for path in folder.iterdir()] == [".lock"]:
+            (folder / ".lock").unlink()
+            folder.rmdir()
 
 
 def _lock(file: TextIO, folder: Path) -> None:
+    """Take the lock.
+
+    Raises:
+        UserError: another process holds it, or has just removed the folder with it.
+    """
     if fcntl is None:
         return
     try:
@@ -133,6 +154,9 @@ def _lock(file: TextIO, folder: Path) -> None:
             f"{folder}/ is in use by another run (process {' '.join(owner)}); wait for it, or "
             "choose another --out-dir."
         ) from error
+    path = folder / ".lock"
+    if not (path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())):
+        raise UserError(f"{folder}/ was removed meanwhile; start the command again.")
 
 
 def _remove_leftovers(folder: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from common.errors import UserError
 from common.text import printable, read_text
-from data.images import list_images
+from data.images import list_images, read_header
 
 LONGEST_ENDING = "_overlay.jpg"  # names that differ with it differ with all others
 
@@ -92,13 +92,9 @@ def _pictures(path: Path, text: str, recursive: bool) -> Iterator[tuple[Path, Pa
         for picture in list_images(path, recursive):
             yield picture, picture.relative_to(path)
     elif path.is_file() and path.suffix.lower() == ".txt":
-        text = read_text(path)
-        if "\0" in text:
-            raise UserError(
-                f"--input {printable(path)} holds no list of pictures and no text; a picture "
-                "needs its own ending."
-            )
-        for line in filter(None, map(str.strip, text.splitlines())):
+        if _is_picture(path):
+            raise UserError(f"{printable(path)} is a picture and no list; give it its own ending.")
+        for line in filter(None, map(str.strip, read_text(path).splitlines())):
             yield Path(line), Path(Path(line).name or "unnamed")
     elif path.exists() or path.is_symlink():
         yield path, Path(path.name)
@@ -115,6 +111,14 @@ def _pictures(path: Path, text: str, recursive: bool) -> Iterator[tuple[Path, Pa
                 yield picture, picture.relative_to(root.joinpath(*fixed))
     else:
         raise UserError(f"--input {printable(text)} is not there; check the path.")
+
+
+def _is_picture(path: Path) -> bool:
+    try:
+        read_header(path)
+    except (UserError, OSError):
+        return False
+    return True
 
 
 def result_path(out_dir: Path, name: str, ending: str) -> Path:

@@ -94,7 +94,7 @@ class ResultFolder:
         Raises:
             UserError: it would.
         """
-        place = cache(Path.resolve)  # of a folder, once
+        place = cache(_resolved)  # of a folder, once
         for name, path in named.items():
             for kind in self.file_kinds:
                 target = self.file(name, kind)
@@ -239,6 +239,14 @@ class ResultFolder:
 def _place(path: str) -> str:
     """A path as results.csv tells it, wherever it was told from."""
     return os.path.abspath(path)
+
+
+def _resolved(folder: Path) -> Path:
+    """Where a folder really lies; itself where it is none at all, as lists may hold."""
+    try:
+        return folder.resolve()
+    except (OSError, ValueError, RuntimeError):
+        return folder
 
 
 def _numbered(path: Path, number: int) -> Path:

@@ -313,13 +313,13 @@ def test_a_name_that_is_no_unicode_loses_nothing(place, tmp_path, capsys):
 
 def test_lists_of_pictures_in_any_encoding_are_read_or_refused_line_by_line(place, tmp_path):
     good = place / "pictures/a.png"
-    content = f"{good}\r\n/\n.\n../bl\u00e4tt.png\na\0b\n"
+    content = f"{good}\r\n/\n.\n../bl\u00e4tt.png\na\0b\na\0b/c\n"
     for encoding in ("utf-8-sig", "latin-1"):
         (tmp_path / "list.txt").write_bytes(content.encode(encoding))
         out = tmp_path / encoding
         flags = flags_for(inference_image, place, out)
         assert call(inference_image, *flags, "--input", tmp_path / "list.txt") == 1
-        assert len((out / "skipped.txt").read_text().splitlines()) == 4
+        assert len((out / "skipped.txt").read_text().splitlines()) == 5
         assert len((out / "results.csv").read_text().splitlines()) == 2
 
 

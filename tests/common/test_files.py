@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from common import files
 from common.errors import UserError
 from common.files import lock_folder, replacing, write_text
 
@@ -99,3 +100,32 @@ def test_a_second_run_on_a_folder_is_refused_and_a_dead_ones_lock_is_no_obstacle
             pass
     finally:
         os.killpg(holder.pid, signal.SIGKILL)
+
+
+def test_a_refused_command_leaves_no_new_folder_but_every_old_one(tmp_path):
+    def refuse(folder, *written):
+        with lock_folder(folder):
+            for name in written:
+                (folder / name).touch()
+            raise UserError("refused")
+
+    (tmp_path / "old").mkdir()
+    for folder, *written in (["new"], ["worked", "a.txt"], ["old"]):
+        with pytest.raises(UserError, match="refused"):
+            refuse(tmp_path / folder, *written)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["old", "worked"]
+
+
+def test_a_lock_whose_folder_was_removed_is_no_lock(tmp_path, monkeypatch):
+    """What a second process finds that opened the file before the first removed it."""
+    folder = tmp_path / "out"
+    original = files.fcntl.lockf
+
+    def removed_meanwhile(*call):
+        (folder / ".lock").unlink()
+        folder.rmdir()
+        return original(*call)
+
+    monkeypatch.setattr(files.fcntl, "lockf", removed_meanwhile)
+    with pytest.raises(UserError, match="removed meanwhile"), lock_folder(folder):
+        raise AssertionError("it was taken")

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from common.errors import UserError
 from data import inputs
@@ -81,6 +82,6 @@ def test_inputs_are_files_folders_patterns_and_lists(tmp_path, monkeypatch):
     for wrong in ("nowhere", "nowhere/*.png"):
         with pytest.raises(UserError, match="nowhere"):
             find_inputs([wrong], False)
-    (tmp_path / "photo.txt").write_bytes(b"\xff\xd8\xff\xe0\0\x10JFIF\0")
-    with pytest.raises(UserError, match=r"photo\.txt holds no list of pictures and no text"):
+    Image.new("RGB", (8, 8)).save(tmp_path / "photo.txt", "JPEG")
+    with pytest.raises(UserError, match=r"photo\.txt is a picture and no list"):
         find_inputs(["photo.txt"], False)
