@@ -59,19 +59,21 @@ async function upload(files) {
   if (!collection) return;
   const bar = byId("upload");
   Object.assign(bar, { hidden: false, max: images.length, value: 0 });
-  let taken = 0, why = "";
+  const others = files.filter(file => !images.includes(file) && !file.name.startsWith(".")); // of a system, unseen
+  const reasons = new Set(others.map(file => `${file.name} is no photograph by its ending.`));
+  let taken = 0;
   for (const file of images) {
     try {
       await put(`/api/collections/${collection.id}/photographs`, file);
       taken++;
     } catch (error) {
-      why ||= error.message;
+      reasons.add(error.message);
       if (error.status === 507) break; // nor is there room for the rest
     }
     bar.value++;
   }
   bar.hidden = true;
-  if (why) say(`${images.length - taken} left out. ${why}`, true);
+  if (reasons.size) say(`${images.length + others.length - taken} left out. ${[...reasons].slice(0, 3).join(" ")}`, true);
   chosen = collection.id;
   known = null;
   await refresh();

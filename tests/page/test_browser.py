@@ -513,6 +513,18 @@ def test_no_view_has_a_serious_fault_of_accessibility(browser, desk, address, ph
         assert faults == []
 
 
+def test_each_file_that_is_left_out_is_named_with_its_reason(browser, desk, address, tmp_path):
+    chosen = [tmp_path / name for name in ("a.png", "b.png", "leaf.txt", "broken.jpg", ".hidden")]
+    for path in chosen:
+        Image.new("RGB", (8, 8)).save(path, "PNG")
+    (tmp_path / "broken.jpg").write_bytes(b"no picture")
+    with at(browser, address, known="422", **DESKTOP) as page:
+        page.locator("#files").set_input_files(chosen)
+        said = page.locator(".message.error")
+        expect(said).to_contain_text("2 left out. leaf.txt is no photograph by its ending. broken.")
+        expect(page.locator("#table td.name")).to_have_text(["a", "b"])
+
+
 def test_the_doubtful_come_first_unless_a_person_orders_otherwise(
     browser, desk, address, photographs
 ):
