@@ -16,6 +16,7 @@ export function update(now) {
   const none = !state.models.length;
   byId("no-model").hidden = !none;
   byId("segment-form").hidden = none;
+  byId("sample").classList.toggle("link", !none);
   const listed = state.collections.filter(entry => entry.kind !== "data");
   byId("collection-label").hidden = !listed.length;
   if (!listed.some(entry => entry.id === chosen)) chosen = listed.at(-1)?.id ?? "";

@@ -77,6 +77,16 @@ def photographs(desk):
     return made
 
 
+@pytest.fixture
+def trained(desk):
+    """Two models: the newest first, as they are found. Nothing loads them."""
+    paths = [desk.trainings.folder / name / "best_model_iou.pth" for name in ("newer", "older")]
+    for age, path in enumerate(paths):
+        write_text(path, "")
+        os.utime(path, (1000 - age, 1000 - age))
+    return paths
+
+
 class Canvas:
     """The editor of a window: pictures' pixels to places on the screen, and what is saved."""
 
@@ -523,6 +533,17 @@ def test_each_file_that_is_left_out_is_named_with_its_reason(browser, desk, addr
         said = page.locator(".message.error")
         expect(said).to_contain_text("2 left out. leaf.txt is no photograph by its ending. broken.")
         expect(page.locator("#table td.name")).to_have_text(["a", "b"])
+
+
+def test_sample_leaves_are_offered_with_and_without_a_model(
+    browser, desk, address, monkeypatch, trained
+):
+    asked = []
+    monkeypatch.setattr(desk, "draw_sample", lambda: asked.append(1) or Job("sample", "", ""))
+    with at(browser, address, **DESKTOP) as page:
+        expect(page.locator("#segment-form")).to_be_visible()
+        page.get_by_role("button", name="Draw sample leaves").click()
+        wait_for(lambda: asked)
 
 
 def test_the_doubtful_come_first_unless_a_person_orders_otherwise(
