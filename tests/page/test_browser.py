@@ -546,6 +546,44 @@ def test_sample_leaves_are_offered_with_and_without_a_model(
         wait_for(lambda: asked)
 
 
+# Words of a person's language that a line ends within, in all that is seen; names of files may be so.
+BROKEN = """() => {
+  const broken = [], walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const node = walker.currentNode;
+    for (const { 0: word, index } of node.data.matchAll(/[A-Za-z]+/g)) {
+      const range = document.createRange();
+      range.setStart(node, index);
+      range.setEnd(node, index + word.length);
+      const tops = new Set([...range.getClientRects()].map(box => box.top));
+      if (tops.size > 1 && word.length < 16) broken.push(word);
+    }
+  }
+  return broken;
+}"""
+
+
+def test_no_word_is_broken_on_a_phone(browser, desk, address, photographs, trained):
+    photographs.title = "Dropped on 27 Nov 2026, 18:10, after the rain and before the next"
+    photographs.model = "leaves with corrections 2026-01-02-080000"
+    for name in ("2026-01-01-080000", "2026-01-02-080000"):
+        about = json.dumps({"title": "leaves with corrections", "epochs": 1})
+        write_text(desk.trainings.folder / name / "page.json", about)
+    with at(browser, address, **PHONE) as page:
+        expect(page.locator("#table tbody tr")).to_have_count(3)
+        for view in ("photographs", "data", "train", "video"):
+            page.locator(f'.top a[href="#{view}"]').click()
+            expect(page.locator(f"#{view}")).to_be_visible()
+            assert page.evaluate(BROKEN) == [], view
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        page.locator('.top a[href="#photographs"]').click()
+        field, card = page.locator("#collection"), page.locator("#drop")
+        right = [box["x"] + box["width"] for box in (field.bounding_box(), card.bounding_box())]
+        assert right[0] <= right[1]
+        Canvas(page, desk, photographs)
+        assert page.evaluate(BROKEN) == []
+
+
 def test_the_doubtful_come_first_unless_a_person_orders_otherwise(
     browser, desk, address, photographs
 ):
