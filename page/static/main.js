@@ -112,6 +112,10 @@ byId("login-form").addEventListener("submit", async event => {
   refresh();
 });
 
+// A section that is open already would be scrolled to its top, which hides the way to the others.
+for (const link of document.querySelectorAll(".top nav a")) {
+  link.addEventListener("click", event => { if (link.hasAttribute("aria-current")) event.preventDefault(); });
+}
 window.addEventListener("hashchange", () => {
   show();
   refresh();

@@ -584,6 +584,19 @@ def test_no_word_is_broken_on_a_phone(browser, desk, address, photographs, train
         assert page.evaluate(BROKEN) == []
 
 
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_the_section_that_is_open_already_does_not_scroll(browser, address, photographs, size):
+    with at(browser, address, **size) as page:
+        expect(page.locator("#table tbody tr")).to_have_count(3)
+        for view in ("photographs", "photographs", "train", "train", "photographs"):
+            page.locator(f'.top a[href="#{view}"]').click()
+            expect(page.locator(f"#{view}")).to_be_visible()
+            assert page.evaluate("scrollY") == 0, view
+        page.reload()
+        expect(page.locator("#table tbody tr")).to_have_count(3)
+        assert page.evaluate("scrollY") == 0
+
+
 def test_the_doubtful_come_first_unless_a_person_orders_otherwise(
     browser, desk, address, photographs
 ):
