@@ -250,7 +250,8 @@ def _layout(root: Path, choices: DataChoices, cache: bool) -> Annotated | Folder
         layout = FolderOfMasks.open(root)
     if layout is None:
         photographs = root.is_dir() and any(map(is_image_name, Folder(root).files))
-        advice = " Photographs alone can be painted with `python app.py`." if photographs else ""
+        where = "in the section Photographs of the page that `python app.py` opens"
+        advice = f" Photographs alone can be painted {where}." if photographs else ""
         raise UserError(
             f"{printable(root)} holds no data set that is known: photographs in train_images and "
             "masks in train_masks, images and masks, or annotations of COCO, YOLO, LabelMe, Label "

@@ -12,14 +12,15 @@ let shown = ""; // the job whose result is shown
 export function update() {}
 
 export async function ended(job) {
-  if (job.kind !== "check" || job.state !== "done" || shown === job.id) return;
+  if (job.kind !== "check" || shown === job.id) return;
   shown = job.id;
+  if (job.state !== "done") return byId("checked").replaceChildren();
   const collection = await tried(() => get(`/api/collections/${job.result.collection}`));
   if (collection) showResult(job, collection);
 }
 
 async function check(folder) {
-  const job = await tried(() => post("/api/data", { folder }));
+  const job = await tried(() => post("/api/data", { folder }), "check");
   if (!job) return;
   byId("checked").replaceChildren(make("p", { class: "card soft" }, "Every photograph and mask is read once; this may take a while."));
   refresh();
@@ -101,7 +102,7 @@ byId("archive").addEventListener("change", async event => {
   const [file] = event.target.files;
   event.target.value = "";
   if (!file) return;
-  const made = await tried(() => put("/api/archives", file));
+  const made = await tried(() => put("/api/archives", file), "check");
   if (!made) return;
   byId("data-form").elements.folder.value = made.folder;
   check(made.folder);

@@ -2,7 +2,7 @@
 // every second while something works and every few seconds otherwise.
 
 import * as data from "./data.js";
-import { byId, counted, fill, make, say, tried } from "./parts.js";
+import { byId, counted, fill, leave, make, say, tried } from "./parts.js";
 import * as photographs from "./photographs.js";
 import { get, hasToken, post, setToken } from "./server.js";
 import * as train from "./train.js";
@@ -10,6 +10,7 @@ import * as video from "./video.js";
 
 const VIEWS = ["photographs", "data", "train", "video"];
 const listeners = [photographs, data, train, video];
+const VIEW_OF = { segment: "photographs", sample: "photographs", check: "data", train: "train", video: "video" }; // a job
 const ended = new Set(); // jobs whose end was seen
 let first = true, timer = 0, asking = null;
 
@@ -17,6 +18,7 @@ function show() {
   const wanted = VIEWS.includes(location.hash.slice(1)) ? location.hash.slice(1) : "photographs";
   for (const name of VIEWS) byId(name).hidden = name !== wanted;
   byId("login").hidden = true;
+  leave(wanted);
   for (const link of document.querySelectorAll(".top nav a")) {
     if (link.hash === `#${wanted}`) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
@@ -60,7 +62,7 @@ async function look() {
     if (isAtWork(job) || ended.has(job.id)) continue;
     ended.add(job.id);
     if (!first) {
-      if (job.state === "failed") say(job.error, true);
+      if (job.state === "failed") say(job.error, true, job.kind, VIEW_OF[job.kind]);
       for (const listener of listeners) listener.ended?.(job);
     }
   }
@@ -104,7 +106,7 @@ function showJobs(jobs) {
 byId("login-form").addEventListener("submit", async event => {
   event.preventDefault();
   const password = new FormData(event.target).get("password");
-  const answer = await tried(() => post("/api/login", { password }));
+  const answer = await tried(() => post("/api/login", { password }), "login");
   if (!answer) return;
   setToken(answer.token);
   event.target.reset();

@@ -16,8 +16,12 @@ export function make(name, attributes = {}, ...children) {
   return element;
 }
 
-export function say(text, error = false) {
-  const box = make("div", { class: error ? "message error" : "message" }, text), all = byId("messages");
+// Says something for a while. An error takes the place of an earlier one about the same thing, and is
+// of a section, the open one unless another is named: see `leave`.
+export function say(text, error = false, about = text, view = document.body.dataset.view) {
+  if (error) hush(about);
+  const more = error ? { class: "message error", "data-about": about, "data-view": view } : { class: "message" };
+  const box = make("div", more, text), all = byId("messages");
   // An open dialog covers all that lies outside it.
   const place = document.querySelector("dialog[open]") ?? document.body;
   if (all.parentElement !== place) place.append(all);
@@ -25,12 +29,26 @@ export function say(text, error = false) {
   setTimeout(() => box.remove(), error ? 12000 : 5000);
 }
 
-// Runs what may be refused, and says why if it is.
-export async function tried(work) {
+const forget = which => {
+  for (const box of document.querySelectorAll(".message[data-about]")) if (which(box.dataset)) box.remove();
+};
+
+// What went wrong with a thing is not said any more.
+export const hush = about => forget(error => error.about === about);
+
+// Errors of other sections do not follow into the one that is shown now.
+export function leave(view) {
+  forget(error => error.view !== view);
+  document.body.dataset.view = view;
+}
+
+// Runs what may be refused, and says why if it is. What was said of an earlier attempt goes.
+export async function tried(work, about) {
+  hush(about);
   try {
     return await work();
   } catch (error) {
-    say(error.message, true);
+    say(error.message, true, about);
     return undefined;
   }
 }

@@ -32,7 +32,7 @@ export function ended(job) {
   if (job.kind === "segment") {
     if (job.about === chosen) show(chosen);
     if (job.result.remark) say(job.result.remark);
-    if (job.notes.length) say(`${job.notes.length} left out. ${job.notes[0]}`, true);
+    if (job.notes.length) say(`${job.notes.length} left out. ${job.notes[0]}`, true, job.kind, "photographs");
   }
   if (job.kind === "sample" && job.result.photographs) {
     chooseData(job.result.folder);
@@ -54,9 +54,9 @@ export async function show(id) {
 
 async function upload(files) {
   const images = files.filter(file => file.type.startsWith("image/") || /\.(tiff?|heic|heif|jp2|bmp|dng)$/i.test(file.name));
-  if (!images.length) return say("There is no photograph among these files.", true);
+  if (!images.length) return say("There is no photograph among these files.", true, "upload");
   const title = `Dropped on ${new Date().toLocaleString([], { dateStyle: "medium", timeStyle: "short" })}`;
-  const collection = await tried(() => post("/api/collections", { title }));
+  const collection = await tried(() => post("/api/collections", { title }), "upload");
   if (!collection) return;
   const bar = byId("upload");
   Object.assign(bar, { hidden: false, max: images.length, value: 0 });
@@ -74,7 +74,7 @@ async function upload(files) {
     bar.value++;
   }
   bar.hidden = true;
-  if (reasons.size) say(`${images.length + others.length - taken} left out. ${[...reasons].slice(0, 3).join(" ")}`, true);
+  if (reasons.size) say(`${images.length + others.length - taken} left out. ${[...reasons].slice(0, 3).join(" ")}`, true, "upload");
   chosen = collection.id;
   known = null;
   await refresh();
@@ -93,7 +93,7 @@ dropZone(byId("drop"), upload);
 byId("folder-form").addEventListener("submit", async event => {
   event.preventDefault();
   const folder = new FormData(event.target).get("folder");
-  const collection = await tried(() => post("/api/collections", { folder }));
+  const collection = await tried(() => post("/api/collections", { folder }), "folder");
   if (!collection) return;
   chosen = collection.id;
   known = null;
@@ -101,12 +101,12 @@ byId("folder-form").addEventListener("submit", async event => {
 });
 byId("collection").addEventListener("change", event => show(event.target.value));
 byId("sample").addEventListener("click", async () => {
-  await tried(() => post("/api/sample"));
+  await tried(() => post("/api/sample"), "sample");
   refresh();
 });
 byId("segment-form").addEventListener("submit", async event => {
   event.preventDefault();
-  await tried(() => post(`/api/collections/${chosen}/segment`, { model: byId("model").value }));
+  await tried(() => post(`/api/collections/${chosen}/segment`, { model: byId("model").value }), "segment");
   refresh();
 });
 

@@ -21,7 +21,7 @@ export function update(state) {
   const now = JSON.stringify([run, state.runs.map(each => each.state)]);
   if (now === drawn) return;
   drawn = now;
-  if (running === run?.id && run.state !== "running") say(`The training is ${WORDS[run.state]}.`, run.state === "failed");
+  if (running === run?.id && run.state !== "running") say(`The training is ${WORDS[run.state]}.`, run.state === "failed", "train", "train");
   running = run?.state === "running" ? run.id : "";
   byId("live").replaceChildren(...(run ? [live(run)] : []));
   if (run) showPicture(run);
@@ -54,7 +54,7 @@ function live(run) {
       : "Starting: photographs and masks are read, the first epoch follows"));
   } else if (last) parts.push(make("p", { class: "soft" }, `${epoch} of ${counted(run.epochs, "epoch")}`));
   if (run.error && run.state !== "running") parts.push(make("p", {}, run.error));
-  const doing = (what, path) => make("button", { type: "button", onclick: async () => { await tried(() => post(`/api/runs/${run.id}/${path}`)); refresh(); } }, what);
+  const doing = (what, path) => make("button", { type: "button", onclick: async () => { await tried(() => post(`/api/runs/${run.id}/${path}`), "train"); refresh(); } }, what);
   parts.push(make("p", { class: "row" },
     run.state === "running" ? doing("Stop", "stop") : null,
     run.can_go_on ? doing("Go on", "resume") : null,
@@ -131,7 +131,7 @@ function history(runs) {
   const row = run => make("tr", {}, make("td", { class: "name" }, called(run)),
     make("td", {}, make("span", { class: GOOD[run.state] ?? "badge" }, WORDS[run.state])),
     make("td", {}, run.has_report ? make("button", { type: "button", class: "link", onclick: () => report(run.id) }, "report") : "",
-      run.can_go_on ? make("button", { type: "button", class: "link", onclick: async () => { await tried(() => post(`/api/runs/${run.id}/resume`)); refresh(); } }, " go on") : ""));
+      run.can_go_on ? make("button", { type: "button", class: "link", onclick: async () => { await tried(() => post(`/api/runs/${run.id}/resume`), "train"); refresh(); } }, " go on") : ""));
   const head = ["Training", "State", ""].map(name => make("th", { scope: "col" }, name || "Open"));
   byId("runs").replaceChildren(make("thead", {}, make("tr", {}, head)), make("tbody", {}, runs.map(row)));
 }
@@ -143,7 +143,7 @@ byId("train-form").addEventListener("submit", async event => {
   const form = new FormData(event.target), number = name => (form.get(name) ? Number(form.get(name)) : null);
   const wish = { data: form.get("data").trim(), recipe: form.get("recipe"), weights: form.get("weights"), model: form.get("model"),
     corrections: form.has("corrections"), epochs: number("epochs"), width: number("width"), height: number("height"), batch: number("batch") };
-  await tried(() => post("/api/runs", wish));
+  await tried(() => post("/api/runs", wish), "train");
   byId("report").replaceChildren();
   refresh();
 });

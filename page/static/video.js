@@ -27,7 +27,7 @@ async function upload([file]) {
   if (!file) return;
   const bar = byId("video-upload");
   bar.hidden = false;
-  const job = await tried(() => put("/api/videos", file, { model: byId("video-model").value }));
+  const job = await tried(() => put("/api/videos", file, { model: byId("video-model").value }), "video");
   bar.hidden = true;
   if (job) say("The video is in the line; it appears here when it is marked.");
   refresh();

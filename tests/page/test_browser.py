@@ -12,12 +12,14 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from data_sets import blobs, make_data
 from matplotlib.path import Path as Outline
 from open_page import TOKEN, serving, wait_for
 from PIL import Image
 from playwright.sync_api import expect
 from tiny_video import write_video
 
+from common.errors import UserError
 from common.files import write_csv, write_text
 from config import ClassTable
 from page.corrections import read_labels
@@ -595,6 +597,50 @@ def test_the_section_that_is_open_already_does_not_scroll(browser, address, phot
         page.reload()
         expect(page.locator("#table tbody tr")).to_have_count(3)
         assert page.evaluate("scrollY") == 0
+
+
+def test_an_error_goes_with_the_next_attempt_of_the_same(browser, desk, address, tmp_path):
+    make_data(tmp_path / "set", [blobs()] * 2)
+    (tmp_path / "empty").mkdir()
+    with at(browser, address, known="422", **DESKTOP) as page:
+        page.locator('.top a[href="#data"]').click()
+        error = page.locator(".message.error")
+
+        def check(name):
+            page.locator("#data [name=folder]").fill(str(tmp_path / name))
+            page.get_by_role("button", name="Check").click()
+
+        check("nothing")
+        expect(error).to_contain_text("nothing is no folder here")
+        check("empty")
+        expect(error).to_contain_text("empty holds no data set")  # and no other beside it
+        expect(page.locator("#checked")).to_be_empty()
+        check("set")
+        expect(page.locator("#checked h2").first).to_have_text("set")
+        assert error.count() == 0
+
+
+def test_an_error_does_not_follow_to_another_section(browser, desk, address):
+    def fail(job):
+        raise UserError("It was not to be.")
+
+    with at(browser, address, known="422", **DESKTOP) as page:
+        error = page.locator(".message.error")
+        page.locator('.top a[href="#data"]').click()
+        page.locator("#data [name=folder]").fill("input/nothing")
+        page.get_by_role("button", name="Check").click()
+        expect(error).to_contain_text("no folder here")
+        page.locator('.top a[href="#photographs"]').click()
+        expect(page.locator("#photographs")).to_be_visible()
+        assert error.count() == 0  # at once, not after its time
+        desk.worker.submit(Job("train", "Preparing leaves", "train"), fail)
+        expect(error).to_have_text("It was not to be.")
+        page.locator('.top a[href="#train"]').click()
+        expect(page.locator("#train")).to_be_visible()
+        expect(error).to_have_count(1)  # that is where it belongs
+        page.locator('.top a[href="#video"]').click()
+        expect(page.locator("#video")).to_be_visible()
+        assert error.count() == 0  # at once, not after its time
 
 
 def test_the_doubtful_come_first_unless_a_person_orders_otherwise(

@@ -99,7 +99,8 @@ def test_a_folder_of_nothing_known_is_refused_and_photographs_alone_may_be_paint
         write_photo(tmp_path / "below/a.jpg").rename(tmp_path / name)
         with pytest.raises(UserError, match="holds no data set that is known") as no:
             open_all(tmp_path)
-        assert str(no.value).endswith("painted with `python app.py`.") == advice
+        assert str(no.value).endswith("that `python app.py` opens.") == advice
+        assert ("in the section Photographs" in str(no.value)) == advice
 
 
 def test_missing_masks_are_counted_among_all_photographs(tmp_path):
