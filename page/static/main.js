@@ -51,7 +51,9 @@ async function look() {
   timer = setTimeout(refresh, works ? 1000 : 4000);
   const folders = state.folders.map(folder => make("option", { value: folder }));
   byId("folders").replaceChildren(...folders);
-  const models = state.models.map(model => [model.id, nameOf(model)]);
+  // What is chosen where nobody has chosen is the newest, which need not be the best.
+  const newest = model => state.models.length > 1 && model.id === state.preferred ? "Newest: " : "";
+  const models = state.models.map(model => [model.id, newest(model) + nameOf(model)]);
   for (const id of ["model", "video-model"]) {
     const select = byId(id), chosen = select.dataset.chosen ?? state.preferred; // until somebody chooses
     fill(select, models.length ? models : [["", "none yet"]], chosen);
@@ -69,7 +71,7 @@ async function look() {
   first = false;
 }
 
-const isAtWork = job => ["waiting", "running"].includes(job.state);
+export const isAtWork = job => ["waiting", "running"].includes(job.state);
 
 export function nameOf(model) {
   if (!model.epochs) return model.name; // a checkpoint from elsewhere

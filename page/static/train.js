@@ -1,6 +1,6 @@
 // Train: what a person chooses, and the run as it goes.
 
-import { chooseModel, nameOf, refresh } from "./main.js";
+import { chooseModel, isAtWork, nameOf, refresh } from "./main.js";
 import { byId, counted, duration, fill, make, say, tried } from "./parts.js";
 import { blobOf, post, ticket } from "./server.js";
 
@@ -17,15 +17,20 @@ export function update(state) {
   byId("corrected-count").textContent = `(${sets.join("; ") || "none yet"})`;
   corrected = sets.length > 0;
   tickCorrections();
-  const [run] = state.runs;
-  const now = JSON.stringify([run, state.runs.map(each => each.state)]);
+  // One at a time: meanwhile none begins, and none goes on.
+  const working = state.runs.some(each => each.state === "running");
+  const busy = working || state.jobs.some(job => job.kind === "train" && isAtWork(job));
+  byId("start").disabled = busy;
+  byId("start-note").textContent = busy ? "A training is at work; wait for its end, or stop it." : "";
+  const runs = working ? state.runs.map(each => ({ ...each, can_go_on: false })) : state.runs, [run] = runs;
+  const now = JSON.stringify([run, runs.map(each => each.state)]);
   if (now === drawn) return;
   drawn = now;
   if (running === run?.id && run.state !== "running") say(`The training is ${WORDS[run.state]}.`, run.state === "failed", "train", "train");
   running = run?.state === "running" ? run.id : "";
   byId("live").replaceChildren(...(run ? [live(run)] : []));
   if (run) showPicture(run);
-  history(state.runs);
+  history(runs);
 }
 
 // Without a data set, corrections are all there is to learn from.

@@ -703,6 +703,42 @@ def test_two_trainings_on_the_same_are_told_apart(browser, desk, address):
         expect(page.locator("#live h2")).to_have_text(names[0])
 
 
+def test_none_is_started_beside_a_training_at_work(browser, desk, address, monkeypatch):
+    write_text(desk.trainings.folder / "2026/page.json", '{"title": "leaves", "epochs": 1}')
+    write_text(desk.trainings.folder / "2025/page.json", '{"title": "leaves", "epochs": 1}')
+    write_text(desk.trainings.folder / "2025/last.pth", "")
+    at_work = {"2026"}
+    monkeypatch.setattr(desk.trainings, "is_running", lambda name: name in at_work)
+    with at(browser, address, **DESKTOP) as page:
+        page.locator('.top a[href="#train"]').click()
+        start, reason = (
+            page.get_by_role("button", name="Start training"),
+            page.locator("#start-note"),
+        )
+        go_on = page.get_by_role("button", name="Go on")
+        expect(start).to_be_disabled()
+        expect(reason).to_contain_text("A training is at work")
+        expect(go_on).to_have_count(0)
+        at_work.clear()
+        expect(start).to_be_enabled()
+        expect(reason).to_be_empty()
+        expect(go_on).to_have_count(1)
+        free = threading.Event()
+        job = desk.worker.submit(Job("train", "Preparing leaves", "train"), lambda _: free.wait(60))
+        expect(start).to_be_disabled()
+        free.set()
+        wait_for(lambda: job.state == "done")
+        expect(start).to_be_enabled()
+
+
+def test_the_model_that_nobody_chose_is_called_the_newest(browser, desk, address, trained):
+    with at(browser, address, **DESKTOP) as page:
+        for name in ("model", "video-model"):
+            texts = page.locator(f"#{name} option")
+            expect(texts).to_have_text(["Newest: newer", "older"])
+            assert page.locator(f"#{name}").input_value() == texts.first.get_attribute("value")
+
+
 def test_a_stranger_at_another_machine_is_asked_for_the_password(browser, desk):
     with serving(desk, password="correct horse") as address:
         context = browser.new_context()
