@@ -106,6 +106,11 @@ class Corrections:
                     found.append((max(times), table.parent, names, len(times)))
         return [entry[1:] for entry in sorted(found, reverse=True)]
 
+    def table_of(self, names: tuple[str, ...]) -> ClassTable | None:
+        """The table of these names with which a picture was painted last, None if none was."""
+        folders = (folder for folder, own, _ in self.sets() if own == names)
+        return next(map(read_class_table, folders), None)
+
     def fitting(self, classes: ClassTable | None) -> Path:
         """The data set that a training takes: one of these classes, or any; the last painted on.
 

@@ -125,16 +125,20 @@ class Desk:
     def set_classes(self, collection: Collection, names: list[str]) -> None:
         """Say what will be painted on photographs that no model has seen.
 
+        Where classes of these names were painted before, theirs is the table: what is painted now
+        is learnt together with that.
+
         Raises:
             OtherClassesError: another window has said otherwise, and may have painted since.
         """
         with self._saving:
             said = classes_of(names, collection.home)
-            if collection.classes not in (None, said):
+            if collection.classes is None:
+                collection.classes = self.corrections.table_of(said.names) or said
+                collection.save()
+            elif collection.classes.names != said.names:
                 what = "These photographs have classes already; reload the page."
                 raise OtherClassesError(what)
-            collection.classes = said
-            collection.save()
 
     def adopt_classes(self, collection: Collection) -> ClassTable:
         """The classes to paint with.

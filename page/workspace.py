@@ -23,9 +23,9 @@ import numpy as np
 from common.errors import UserError
 from common.files import write_text
 from common.text import printable
-from config import ClassTable
+from config import RGB, ClassTable
 from data.checks import survey
-from data.classes import SPARE_COLORS, format_class_table, read_class_table
+from data.classes import format_class_table, read_class_table
 from data.images import is_image_name
 from data.inputs import find_inputs
 from data.source import Source, survey_source
@@ -33,7 +33,9 @@ from data.source import Source, survey_source
 FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]')  # by Windows, in names of files
 RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 LOOK_FIRST = "look_first.json"  # of a collection
-MORE_COLORS = [*SPARE_COLORS, (255, 110, 0), (0, 220, 220), (230, 120, 255), (160, 220, 60)]
+# Of new classes: those of what is called the leaf, and those that are seen on it.
+GREENS = [(0, 200, 120), (160, 220, 60), (0, 220, 220)]
+SEEN = [(255, 40, 90), (255, 200, 0), (150, 80, 255), (0, 160, 255), (255, 110, 0), (230, 120, 255)]
 
 
 @dataclass(frozen=True)
@@ -309,9 +311,22 @@ def classes_of(names: list[str], home: Path) -> ClassTable:
     cleaned = [" ".join(str(name).split()) for name in names]
     if any(not name or ":" in name or name.startswith("#") or len(name) > 60 for name in cleaned):
         raise UserError("A class needs a name of at most 60 letters, without a colon or a #.")
-    if not 2 <= len(cleaned) <= 1 + len(MORE_COLORS):
-        raise UserError(f"Give 2 to {1 + len(MORE_COLORS)} classes, the background among them.")
-    colors = ((0, 0, 0), *MORE_COLORS[: len(cleaned) - 1])
+    most = 1 + len(GREENS) + len(SEEN)
+    if not 2 <= len(cleaned) <= most:
+        raise UserError(f"Give 2 to {most} classes, the background among them.")
+    colors = _colors_of(tuple(cleaned))
     text = format_class_table(ClassTable(tuple(cleaned), colors, colors))
     write_text(home / "labelmap.txt", text)
     return read_class_table(home)
+
+
+def _colors_of(names: tuple[str, ...]) -> tuple[RGB, ...]:
+    """Colours of new classes: leaves are green, and no symptom is as long as others are left."""
+    from metrics import SeverityTable  # it brings PyTorch, which the page's start need not
+
+    colors: list[RGB] = [(0, 0, 0)]
+    symptoms = SeverityTable.of(names).symptoms
+    for index in range(1, len(names)):
+        order = SEEN + GREENS if index in symptoms else GREENS + SEEN
+        colors.append(next(color for color in order if color not in colors))
+    return tuple(colors)

@@ -548,7 +548,7 @@ def test_sample_leaves_are_offered_with_and_without_a_model(
         wait_for(lambda: asked)
 
 
-# Words of a person's language that a line ends within, in all that is seen; names of files may be so.
+# Words within which a line ends, in all that is seen.
 BROKEN = """() => {
   const broken = [], walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   while (walker.nextNode()) {

@@ -440,3 +440,44 @@ def test_photographs_alone_are_enough_from_round_to_round(desk, client, trained_
     newest = desk.trainings.names()[0]
     data = open_source(desk.space.path / "training_data" / newest)
     assert {split: len(pairs) for split, pairs in data.pairs.items()} == {"train": 2, "valid": 1}
+
+
+@pytest.mark.parametrize("names", ["background leaf spot rust mildew", "ground disease", "b Blatt"])
+def test_new_leaves_are_green_and_new_symptoms_are_not(desk, client, names):
+    names = names.split()
+    base = add(client, jpeg(photo()), classes=names).rpartition("/photographs/")[0]
+    colors = [np.array(entry["color"]) for entry in client.get(base).json()["classes"]]
+    assert colors[0].tolist() == [0, 0, 0]
+    green = [name for name, color in zip(names, colors, strict=True) if color.argmax() == 1]
+    assert green == [name for name in names if name in ("leaf", "Blatt")]
+    assert len({tuple(color) for color in colors}) == len(names)
+    if len(names) > 2:
+        assert (colors[2].argmax(), colors[2][0]) == (0, 255)  # warm
+
+
+def test_there_are_colours_for_as_many_classes_as_are_taken(desk, client):
+    for names in (
+        ["ground", *"abcdefghi"],
+        ["ground", "leaf", "stem", "root", "shoot", "petiole", "plant", *"abc"],
+    ):
+        add(client, jpeg(photo()), classes=names)
+    made = client.post("/api/collections", json={"title": "t"}).json()["id"]
+    answer = client.post(
+        f"/api/collections/{made}/classes", json={"names": ["ground", *"abcdefghij"]}
+    )
+    assert answer.status_code == 422
+    assert "Give 2 to 10 classes" in answer.json()["error"]
+
+
+def test_classes_that_were_painted_before_keep_their_colours(desk, client, tmp_path):
+    """A later photograph with classes of the same names is learnt together with them."""
+    old = desk.space.create("old")
+    write_image(old.root / "a.png", photo(3))
+    old.find()
+    old.classes = TABLE
+    [entry] = old.photographs.values()
+    desk.corrections.save(entry.path, blobs(), TABLE, "")
+    address = add(client, jpeg(photo(4)))
+    assert store(client, address, blobs()).status_code == 204
+    assert len(list(desk.corrections.root.glob("*/labelmap.txt"))) == 1
+    assert len(painted(desk)) == 2
