@@ -193,7 +193,7 @@ function showClasses() {
   byId("classes").replaceChildren(...entries.map(([index, name, color, key]) => make("button", {
     type: "button", role: "radio", "data-value": index,
     title: key < 10 ? `${name} (${key})` : name, onclick: () => pick(index),
-  }, swatch(color), name)));
+  }, swatch(color), key < 10 ? make("kbd", {}, `${key} `) : null, name)));
 }
 
 function pick(index) {

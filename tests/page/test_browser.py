@@ -149,7 +149,8 @@ def brushed(mask, points, size, value):
 def test_tools_change_the_pixels_they_say_and_no_others(browser, desk, address, photographs):
     with at(browser, address, **DESKTOP) as page:
         canvas, expected = Canvas(page, desk, photographs), np.zeros(SIZE, np.uint8)
-        assert page.locator("#classes").inner_text().split("\n")[2] == "<b>spot</b>"
+        chips = page.locator("#classes").inner_text().split("\n")
+        assert chips == ["1 background", "2 leaf", "3 <b>spot</b>", "0 not sure"]
         canvas.set("size", 7)
         stroke = [(10.3, 10.3), (40.3, 15.3), (70.3, 50.3)]
         canvas.drag(*stroke)
@@ -203,12 +204,12 @@ def test_a_class_is_shown_as_chosen_only_where_it_is_painted(browser, desk, addr
     with at(browser, address, **DESKTOP) as page:
         Canvas(page, desk, photographs)
         chosen = page.locator("#classes [aria-checked=true]")
-        expect(chosen).to_have_text("leaf")
+        expect(chosen).to_have_text("2 leaf")
         for key in ("e", "h"):
             page.keyboard.press(key)
             expect(chosen).to_have_count(0)
             page.keyboard.press("b")
-            expect(chosen).to_have_text("leaf")
+            expect(chosen).to_have_text("2 leaf")
 
 
 def test_what_is_seen_is_the_mask_at_any_scale(browser, desk, address, photographs):
@@ -446,12 +447,8 @@ def test_a_window_that_shows_other_classes_says_so(browser, desk, address, photo
         page.get_by_role("button", name="Reload the page").click()
         expect(page.locator("#table button.open")).to_have_count(3)
         Canvas(page, desk, photographs)
-        assert page.locator("#classes").inner_text().split() == [
-            "background",
-            "disease",
-            "not",
-            "sure",
-        ]
+        chips = page.locator("#classes").inner_text().split("\n")
+        assert chips == ["1 background", "2 disease", "0 not sure"]
     assert not list(desk.corrections.root.glob("*/*_masks/*"))
 
 
