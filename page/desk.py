@@ -30,7 +30,7 @@ from page.jobs import Job, Worker
 from page.pictures import Pictures, fingerprint
 from page.table import Table
 from page.training import ROOT, Model, Trainings, Wish, find_models
-from page.workspace import Collection, Photograph, Workspace, classes_of, clean_name
+from page.workspace import Collection, Photograph, Workspace, classes_of, clean_name, legend
 
 MASK_ENDING = "_mask.png"  # as inference.results names it; that module would bring matplotlib
 SAMPLE = ("--train=48", "--valid=12")  # pictures that are drawn
@@ -348,8 +348,9 @@ class Desk:
         path, target = self.model(model).path, source.parent / "marked" / f"{source.stem}.mp4"
 
         def work(job: Job) -> None:
-            self.segmenter().video(job, source, target, path)
-            job.result = {"file": str(target.relative_to(self.space.path))}
+            classes = self.segmenter().video(job, source, target, path)
+            file = str(target.relative_to(self.space.path))
+            job.result = {"file": file, "classes": legend(classes)}
 
         job = Job("video", f"Marking {printable(source.name)}", secrets.token_hex(8))
         return self.worker.submit(job, work)

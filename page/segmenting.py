@@ -12,6 +12,7 @@ from common.device import spare_cores
 from common.errors import UserError
 from common.files import lock_folder, write_text
 from common.text import counted
+from config import ClassTable
 from inference.clips import segmented_clip
 from inference.journal import Journal
 from inference.pictures import segment_pictures
@@ -86,8 +87,11 @@ class Segmenter:
         if not made:
             raise UserError(job.notes[0] if job.notes else "Nothing was segmented.")
 
-    def video(self, job: Job, source: Path, target: Path, model: Path) -> None:
+    def video(self, job: Job, source: Path, target: Path, model: Path) -> ClassTable:
         """Mark a video.
+
+        Returns:
+            the classes whose colours are in it.
 
         Raises:
             UserError: the model or the video cannot be used.
@@ -107,6 +111,7 @@ class Segmenter:
                     f"The video is damaged at {reader.damage.time:.2f} s ({reader.damage.reason}); "
                     f"the result holds the {counted(job.done, 'frame|frames')} that could be read."
                 )
+        return predictor.classes
 
 
 def order_to_look_at(collection: Collection) -> list[str]:

@@ -30,7 +30,7 @@ from page.desk import ConflictError, Desk, OtherClassesError
 from page.guard import REPORT_POLICY, Guard
 from page.pictures import fingerprint, pack, unpack
 from page.room import NoRoomError, keep_room
-from page.workspace import Photograph, clean_name, free_name
+from page.workspace import Photograph, clean_name, free_name, legend
 
 HERE = Path(__file__).resolve().parent
 MAX_UPLOAD = 64 << 20  # bytes of a photograph, a video, an archive, a mask
@@ -192,11 +192,7 @@ class Pages:
                 "model": collection.model,
                 "downloads": listed,
                 "masks": any(collection.results.rglob("*_mask.png")),
-                "classes": classes
-                and [
-                    {"name": n, "color": list(c)}
-                    for n, c in zip(classes.names, classes.vis_colors, strict=True)
-                ],
+                "classes": classes and legend(classes),
                 "corrected": self.desk.corrections.count(classes) if classes else {},
                 "table": self.desk.table_id(collection) if classes else "",
                 "photographs": rows,

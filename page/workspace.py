@@ -320,6 +320,12 @@ def classes_of(names: list[str], home: Path) -> ClassTable:
     return read_class_table(home)
 
 
+def legend(classes: ClassTable) -> list[dict]:
+    """Each class with the colour that it is painted in, plain types."""
+    pairs = zip(classes.names, classes.vis_colors, strict=True)
+    return [{"name": name, "color": list(color)} for name, color in pairs]
+
+
 def _colors_of(names: tuple[str, ...]) -> tuple[RGB, ...]:
     """Colours of new classes: leaves are green, and no symptom is as long as others are left."""
     from metrics import SeverityTable  # it brings PyTorch, which the page's start need not

@@ -1,7 +1,7 @@
 // Data: what a data set holds and what is wrong with it, as the data check says.
 
 import { refresh } from "./main.js";
-import { byId, make, percent, rgb, swatch, tried } from "./parts.js";
+import { byId, legend, make, percent, rgb, tried } from "./parts.js";
 import { open, thumbnail } from "./photographs.js";
 import { get, post, put } from "./server.js";
 import { chooseData } from "./train.js";
@@ -59,9 +59,8 @@ function shares(result) {
     }));
     return [make("span", {}, split.split), bar];
   });
-  const legend = result.classes.map(entry => make("span", {}, swatch(entry.color),
-    `${entry.name} ${entry.shares.map(value => percent(value, 2)).join(" · ")}`));
-  return make("div", {}, make("h3", {}, "Shares of the pixels"), make("div", { class: "bars" }, bars), make("p", { class: "legend" }, legend));
+  const text = entry => `${entry.name} ${entry.shares.map(value => percent(value, 2)).join(" · ")}`;
+  return make("div", { class: "shares" }, make("h3", {}, "Shares of the pixels"), make("div", { class: "bars" }, bars), legend(result.classes, text));
 }
 
 function findings(result, collection) {

@@ -66,6 +66,9 @@ export function swatch(color) {
   return box;
 }
 
+export const legend = (classes, text = entry => entry.name) =>
+  make("p", { class: "legend" }, classes.map(entry => make("span", {}, swatch(entry.color), text(entry))));
+
 export function duration(seconds) {
   if (seconds == null) return "";
   if (seconds < 90) return `${Math.max(1, Math.round(seconds))} s`;

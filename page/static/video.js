@@ -1,7 +1,7 @@
 // Video: a clip in, the marked clip out.
 
 import { refresh } from "./main.js";
-import { byId, dropZone, make, say, tried } from "./parts.js";
+import { byId, dropZone, legend, make, say, tried } from "./parts.js";
 import { download } from "./photographs.js";
 import { put, ticket } from "./server.js";
 
@@ -20,6 +20,7 @@ async function show(job) {
   byId("videos").prepend(make("div", { class: "card" }, make("h2", {}, job.title.replace(/^Marking /, "")),
     ...job.notes.map(note => make("p", {}, note)),
     make("video", { controls: true, preload: "metadata", src: url, "aria-label": `Marked video ${job.title}` }),
+    legend(job.result.classes.filter(({ color }) => color.some(Boolean))), // black leaves the picture as it is
     make("p", { class: "row" }, make("button", { type: "button", onclick: () => download("video", job.id) }, "Download"))));
 }
 

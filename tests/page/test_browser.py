@@ -24,7 +24,7 @@ from common.files import write_csv, write_text
 from config import ClassTable
 from page.corrections import read_labels
 from page.jobs import Job
-from page.workspace import LOOK_FIRST
+from page.workspace import LOOK_FIRST, legend
 
 SIZE = (60, 80)  # height, width of the photographs that are painted on
 DESKTOP = {"viewport": {"width": 1280, "height": 800}}
@@ -736,6 +736,38 @@ def test_the_model_that_nobody_chose_is_called_the_newest(browser, desk, address
             assert page.locator(f"#{name}").input_value() == texts.first.get_attribute("value")
 
 
+def gap(above, below) -> float:
+    """Pixels between one thing and the next below it."""
+    above, below = above.bounding_box(), below.bounding_box()
+    return below["y"] - above["y"] - above["height"]
+
+
+def test_a_marked_video_says_what_its_colours_mean(browser, desk, address, photographs):
+    (desk.space.path / "marked").mkdir()
+    write_video(desk.space.path / "marked/walk.mp4", frames=3, size=(48, 64))
+    result = {"file": "marked/walk.mp4", "classes": legend(photographs.classes)}
+    desk.worker.submit(Job("video", "Marking walk.mp4", "1"), lambda job: job.result.update(result))
+    with at(browser, address, **DESKTOP) as page:
+        page.locator('.top a[href="#video"]').click()
+        card = page.locator("#videos .card")
+        colours, download = card.locator(".legend"), card.get_by_role("button", name="Download")
+        expect(colours.locator("> span")).to_have_text(["leaf", "<b>spot</b>"])
+        assert gap(card.locator("video"), colours) >= 8
+        assert gap(colours, download) >= 8
+
+
+def test_what_is_below_a_legend_is_not_glued_to_it(browser, address, tmp_path):
+    make_data(tmp_path / "set", [blobs()] * 2)
+    with at(browser, address, **PHONE) as page:
+        page.locator('.top a[href="#data"]').click()
+        page.locator("#data [name=folder]").fill(str(tmp_path / "set"))
+        page.get_by_role("button", name="Check").click()
+        below = page.get_by_role("button", name="Train on it")
+        expect(below).to_be_visible()
+        assert gap(page.locator("#checked .legend"), below) >= 8
+        assert gap(page.locator("#data-form"), page.locator("#data .soft").first) >= 8
+
+
 def test_a_stranger_at_another_machine_is_asked_for_the_password(browser, desk):
     with serving(desk, password="correct horse") as address:
         context = browser.new_context()
@@ -821,6 +853,7 @@ def mark_video(page, path) -> None:
     page.locator("#video-file").set_input_files(path)
     video = page.locator("#videos video")
     expect(video).to_have_count(1, timeout=LONG)
+    expect(page.locator("#videos .legend span span")).to_have_count(2)
     if page.evaluate(
         "document.createElement('video').canPlayType('video/mp4; codecs=avc1.640028')"
     ):

@@ -229,6 +229,8 @@ def test_a_video_comes_back_marked(desk, client, tmp_path):
     content = write_video(tmp_path / "walk.mp4", frames=3, size=(48, 64)).read_bytes()
     job = ended(client, client.put("/api/videos?name=walk.mp4", content=content).json())
     assert (job["state"], job["done"]) == ("done", 3)
+    classes = [(entry["name"], any(entry["color"])) for entry in job["result"]["classes"]]
+    assert classes == [("background", False), ("disease", True)]
     url = client.post("/api/tickets", json={"what": "video", "id": job["id"]}).json()["url"]
     part = client.get(url, headers={"range": "bytes=0-7", "x-token": ""})
     assert part.status_code == 206
