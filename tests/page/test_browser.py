@@ -853,7 +853,7 @@ def mark_video(page, path) -> None:
     page.locator("#video-file").set_input_files(path)
     video = page.locator("#videos video")
     expect(video).to_have_count(1, timeout=LONG)
-    expect(page.locator("#videos .legend span span")).to_have_count(2)
+    expect(page.locator("#videos .legend > span")).to_have_text(["disease"])
     if page.evaluate(
         "document.createElement('video').canPlayType('video/mp4; codecs=avc1.640028')"
     ):
