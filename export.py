@@ -306,7 +306,7 @@ def say_what_is_replaced(path: Path) -> None:
     """A line on the file of this name that is there; models of two runs may have one name."""
     if path.is_file():
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(path.stat().st_mtime))
-        print(f"{path} of {when} is replaced; --out-dir with another folder keeps it.")
+        print(f"{path} of {when} will be replaced; --out-dir with another folder keeps it.")
 
 
 def file_name(model: Path, size: Size, kind: str) -> str:

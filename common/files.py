@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import takewhile
 from pathlib import Path
 from typing import TextIO
 
@@ -20,6 +21,7 @@ try:
 except ImportError:  # Windows has no such locks; two runs on one folder are not noticed there
     fcntl = None
 TAKEN = (errno.EACCES, errno.EAGAIN)  # what a lock that another process holds is answered with
+MEANWHILE = "{}/ was removed meanwhile; start the command again."
 
 
 @contextmanager
@@ -102,14 +104,14 @@ def lock_folder(folder: Path, mine: bool = True) -> Iterator[str]:
     if not mine:
         yield ""
         return
-    made = not folder.exists()
+    missing = list(takewhile(lambda path: not path.exists(), (folder, *folder.parents)))
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
         raise UserError(
             f"{folder} is or lies in a file, not a folder; choose another --out-dir."
         ) from error
-    with open(folder / ".lock", "a+") as file:
+    with _opened(folder / ".lock") as file:
         _lock(file, folder)
         text = f"{os.getpid()} {secrets.token_hex(8)}\n"
         file.truncate(0)
@@ -121,17 +123,29 @@ def lock_folder(folder: Path, mine: bool = True) -> Iterator[str]:
         try:
             yield text
         except BaseException:
-            if made:
-                _remove_unused(folder)
+            if missing:
+                _remove_unused(folder, missing)
             raise
 
 
-def _remove_unused(folder: Path) -> None:
-    """Remove a folder in which nothing but the lock lies, which is still held."""
-    with suppress(OSError):  # something lies there, or the system keeps open files
+def _remove_unused(folder: Path, made: list[Path]) -> None:
+    """Remove a folder in which nothing but the lock lies, which is still held.
+
+    Args:
+        made: it and those above it that were made for it, the deepest first.
+    """
+    with suppress(OSError):  # something lies there, or the system (Windows) keeps open files
         if [path.name for path in folder.iterdir()] == [".lock"]:
             (folder / ".lock").unlink()
-            folder.rmdir()
+            for path in made:
+                path.rmdir()
+
+
+def _opened(path: Path) -> TextIO:
+    try:
+        return open(path, "a+")
+    except FileNotFoundError as error:  # a refused run has just removed its folder
+        raise UserError(MEANWHILE.format(path.parent)) from error
 
 
 def _lock(file: TextIO, folder: Path) -> None:
@@ -156,7 +170,7 @@ def _lock(file: TextIO, folder: Path) -> None:
         ) from error
     path = folder / ".lock"
     if not (path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())):
-        raise UserError(f"{folder}/ was removed meanwhile; start the command again.")
+        raise UserError(MEANWHILE.format(folder))
 
 
 def _remove_leftovers(folder: Path) -> None:

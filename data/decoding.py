@@ -57,9 +57,12 @@ ENDINGS = {
     for names, *endings in map(str.split, _FORMATS.strip().splitlines())
     for ending in endings
 }
-# What the last bytes of a whole file hold, though others, such as a phone's film, may follow.
 # How the brand of an ISO media file begins that holds a picture: HEIF, AVIF, JPEG XL, a raw one.
-STILLS = (b"hei", b"hev", b"mif", b"msf", b"avi", b"jxl", b"crx")
+STILLS = (
+    *(b"hei", b"hev", b"mif", b"msf", b"mia", b"1pi", b"vvi"),
+    *(b"avi", b"jpe", b"j2k", b"jxl", b"crx"),
+)
+# What the last bytes of a whole file hold, though others, such as a phone's film, may follow.
 _END_MARKS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
 
 # Set once, here, and never in a call: threads must not load decoders at the same time, Pillow's

@@ -29,7 +29,7 @@ def describe_data(collection: Collection) -> dict:
     }
     totals = [total_pixels(members) for members in records.values()]
     return {
-        "reading": source.reader.describe(),
+        "reading": source.describe(),
         "splits": [_describe_split(split, members) for split, members in records.items()],
         "classes": _describe_classes(source.reader.classes, totals),
         "findings": _describe_findings(findings, by_path),

@@ -344,4 +344,6 @@ def test_a_file_that_is_replaced_is_named(tmp_path, capsys):
     assert capsys.readouterr().out == ""
     path.touch()
     export.say_what_is_replaced(path)
-    assert re.match(rf"{re.escape(str(path))} of 20[\d: -]+ is replaced; ", capsys.readouterr().out)
+    assert re.match(
+        rf"{re.escape(str(path))} of 20[\d: -]+ will be replaced; ", capsys.readouterr().out
+    )

@@ -14,6 +14,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import itertools
 
+import common.environment  # noqa: F401 - first, to say what is not installed
+
 import numpy as np
 from tqdm import tqdm
 

@@ -14,6 +14,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import common.environment  # noqa: F401 - first, to say what is not installed
+
 from common import cli
 from common.device import machine
 from config import IMAGENET_MEAN

@@ -13,9 +13,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import common.environment  # noqa: F401 - first, to say what is not installed
+
+import torch
 
 from common import cli
 from common.device import machine

@@ -15,6 +15,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+import common.environment  # noqa: E402, F401 - first, to say what is not installed
+
 import torch  # noqa: E402
 from torch import nn  # noqa: E402
 

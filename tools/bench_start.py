@@ -19,6 +19,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import common.environment  # noqa: F401 - first, to say what is not installed
+
 import numpy as np
 from PIL import Image
 

@@ -24,6 +24,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
+import common.environment  # noqa: F401 - first, to say what is not installed
+
 import cv2
 import numpy as np
 import torch

@@ -7,16 +7,18 @@ page. The masks are the data set's own.
 """
 
 import random
-import shutil
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+import common.environment  # noqa: E402, F401 - first, to say what is not installed
+
 from common import cli  # noqa: E402
 from data.source import open_source  # noqa: E402
 from page.corrections import EVERY  # noqa: E402
+from tools.convert import write_data  # noqa: E402
 
 
 def main() -> None:
@@ -26,7 +28,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1, help="of the draw (default: 1)")
     parser.add_argument("--out-dir", type=Path, required=True)
     args = parser.parse_args()
-    pairs = sorted(open_source(args.data).pairs["train"], key=lambda pair: pair.image.name)
+    source = open_source(args.data)
+    pairs = sorted(source.pairs["train"], key=lambda pair: pair.image.name)
     if not 2 <= args.count <= len(pairs):
         parser.error(
             f"--count is {args.count}; {args.data} has {len(pairs)} training pictures, of which "
@@ -34,14 +37,11 @@ def main() -> None:
         )
     if args.out_dir.exists():
         parser.error(f"{args.out_dir} exists already; choose another --out-dir")
-    for number, pair in enumerate(random.Random(args.seed).sample(pairs, args.count), start=1):
-        split = "valid" if number % EVERY == 2 else "train"
-        for path, kind in ((pair.image, "images"), (pair.mask, "masks")):
-            target = args.out_dir / f"{split}_{kind}"
-            target.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, target / path.name)
-    if (args.data / "labelmap.txt").is_file():
-        shutil.copyfile(args.data / "labelmap.txt", args.out_dir / "labelmap.txt")
+    drawn = random.Random(args.seed).sample(pairs, args.count)
+    splits = {"train": [], "valid": []}
+    for number, pair in enumerate(drawn, start=1):
+        splits["valid" if number % EVERY == 2 else "train"].append(pair)
+    write_data(args.out_dir, splits, source.reader)
     print(f"{args.out_dir}: {args.count} of {len(pairs)} pictures")
 
 

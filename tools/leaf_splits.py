@@ -14,6 +14,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+import common.environment  # noqa: E402, F401 - first, to say what is not installed
+
 from common import cli  # noqa: E402
 from data.source import open_source  # noqa: E402
 

@@ -16,6 +16,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+import common.environment  # noqa: E402, F401 - first, to say what is not installed
+
 import segmentation_models_pytorch as smp  # noqa: E402
 import torch  # noqa: E402
 

@@ -10,23 +10,24 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import common.environment  # noqa: F401 - first, to say what is not installed
+
 import cv2
 import numpy as np
 import torch
 from tqdm import tqdm
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from common import cli  # noqa: E402
-from data.images import list_images, read_image  # noqa: E402
-from data.source import open_source  # noqa: E402
-from inference.predictor import Predictor  # noqa: E402
-from metrics import ConfusionMatrix, SeverityTable, mean  # noqa: E402
-from trust.agreement import lin_concordance  # noqa: E402
-from trust.calibration import conformal_quantile, doubt  # noqa: E402
-from trust.familiarity import read_familiarity  # noqa: E402
-from trust.label_errors import LARGEST, label_quality  # noqa: E402
+from common import cli
+from data.images import list_images, read_image
+from data.source import open_source
+from inference.predictor import Predictor
+from metrics import ConfusionMatrix, SeverityTable, mean
+from trust.agreement import lin_concordance
+from trust.calibration import conformal_quantile, doubt
+from trust.familiarity import read_familiarity
+from trust.label_errors import LARGEST, label_quality
 
 REPEATS = 400
 KINDS = ("erased", "drawn", "swapped", "shifted", "another's")

@@ -248,7 +248,8 @@ class Outlook:
         """What the proof says of the forecast."""
         if not self.holds:
             return "the forecast did NOT hold"
-        wide = self.proof[2] > WIDE * self.proof[1]
+        # At 1, the largest error there is, nothing above was excluded.
+        wide = self.proof[2] >= 1 or self.proof[2] > WIDE * self.proof[1]
         return "the forecast was too wide to prove anything" if wide else "the forecast held"
 
     def points(self) -> list[tuple[int, float]]:

@@ -37,6 +37,10 @@ SPLIT_WORDS = {
 }
 
 
+class NotFollowed(UserError):
+    """A photograph is an address or a link out of the data's folder: another is no substitute."""
+
+
 class Folder:
     """The files below a folder, without hidden ones, and without what links lead to elsewhere.
 
@@ -123,7 +127,7 @@ class Folder:
         if not candidates:
             linked = next((link for link in self.outside if link.name in parts), None)
             if linked is not None:
-                raise UserError(
+                raise NotFollowed(
                     f"{printable(linked)} is a link that leads out of the data's folder; put the "
                     "photographs themselves there"
                 )
@@ -156,7 +160,7 @@ class Folder:
         if not isinstance(name, str) or not name.strip() or "\0" in name:
             raise UserError(f"{printable(repr(name)[:60])} is no file name")
         if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", name):
-            raise UserError(
+            raise NotFollowed(
                 f"the photograph is the address {printable(name[:100])}, and none is fetched; put "
                 "the file into the data's folder and name it"
             )

@@ -8,7 +8,7 @@ from pathlib import Path
 from common.errors import UserError
 from common.text import printable
 from data.decoding import MAX_PIXELS
-from data.formats.files import Folder, number_of, size_of, split_of
+from data.formats.files import Folder, NotFollowed, number_of, size_of, split_of
 from data.formats.records import Annotations, Picture, Shape, annotation
 from data.formats.regions import Bitmap, Region, box, ellipse, outline
 from data.images import is_image_name
@@ -86,15 +86,18 @@ def _photograph(folder: Folder, path: Path, content: dict, keep: Keep, found: An
         if str(name).lower().endswith(".json"):  # some versions name the annotation itself
             raise UserError(f"{printable(path)} names no photograph")
         photo = folder.find_picture(name, path.parent)
+    except NotFollowed:
+        raise
     except UserError as error:
-        # A name that leads out of the folder is not followed; what lies beside the file is taken.
-        if "address" in str(error) or "link" in str(error):
-            raise
+        # A name that leads nowhere or out of the folder: what lies beside the file is taken.
         beside = [
             other
             for other in folder.files
             if other.parent == path.parent and other.stem == path.stem and is_image_name(other)
         ]
+        if len(beside) > 1:
+            names = f"{printable(beside[0])} or {printable(beside[1])}"
+            raise UserError(f"the photograph may be {names}; remove one of them") from error
         photo, problem = (beside[0] if beside else None), error
     data = content.get("imageData")
     if not data:

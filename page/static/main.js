@@ -64,7 +64,7 @@ async function look() {
     if (isAtWork(job) || ended.has(job.id)) continue;
     ended.add(job.id);
     if (!first) {
-      if (job.state === "failed") say(job.error, true, job.kind, VIEW_OF[job.kind]);
+      if (job.state === "failed") say(job.error, true, `${job.kind}:${job.about}`, VIEW_OF[job.kind]);
       for (const listener of listeners) listener.ended?.(job);
     }
   }
@@ -118,7 +118,10 @@ byId("login-form").addEventListener("submit", async event => {
 
 // A section that is open already would be scrolled to its top, which hides the way to the others.
 for (const link of document.querySelectorAll(".top nav a")) {
-  link.addEventListener("click", event => { if (link.hasAttribute("aria-current")) event.preventDefault(); });
+  link.addEventListener("click", event => {
+    const elsewhere = event.ctrlKey || event.metaKey || event.shiftKey; // into another tab or window
+    if (link.hasAttribute("aria-current") && !elsewhere) event.preventDefault();
+  });
 }
 window.addEventListener("hashchange", () => {
   show();

@@ -33,8 +33,8 @@ const forget = which => {
   for (const box of document.querySelectorAll(".message[data-about]")) if (which(box.dataset)) box.remove();
 };
 
-// What went wrong with a thing is not said any more.
-export const hush = about => forget(error => error.about === about);
+// What went wrong with a thing is not said any more, nor with one of several such: "video:b.mp4" of "video".
+export const hush = about => forget(error => error.about === about || error.about.startsWith(`${about}:`));
 
 // Errors of other sections do not follow into the one that is shown now.
 export function leave(view) {
@@ -44,11 +44,12 @@ export function leave(view) {
 
 // Runs what may be refused, and says why if it is. What was said of an earlier attempt goes.
 export async function tried(work, about) {
+  const view = document.body.dataset.view; // where it was asked for; the answer may take a while
   hush(about);
   try {
     return await work();
   } catch (error) {
-    say(error.message, true, about);
+    say(error.message, true, about, view);
     return undefined;
   }
 }

@@ -32,7 +32,7 @@ export function ended(job) {
   if (job.kind === "segment") {
     if (job.about === chosen) show(chosen);
     if (job.result.remark) say(job.result.remark);
-    if (job.notes.length) say(`${job.notes.length} left out. ${job.notes[0]}`, true, job.kind, "photographs");
+    if (job.notes.length && job.state !== "failed") say(`${job.notes.length} left out. ${job.notes[0]}`, true, job.kind, "photographs");
   }
   if (job.kind === "sample" && job.result.photographs) {
     chooseData(job.result.folder);
@@ -60,8 +60,9 @@ async function upload(files) {
   if (!collection) return;
   const bar = byId("upload");
   Object.assign(bar, { hidden: false, max: images.length, value: 0 });
-  const others = files.filter(file => !images.includes(file) && !file.name.startsWith(".")); // of a system, unseen
-  const reasons = new Set(others.map(file => `${file.name} is no photograph by its ending.`));
+  const unseen = /^\.|^(Thumbs\.db|desktop\.ini)$/i; // a system's own
+  const others = files.filter(file => !images.includes(file) && !unseen.test(file.name));
+  const reasons = new Set();
   let taken = 0;
   for (const file of images) {
     try {
@@ -74,6 +75,7 @@ async function upload(files) {
     bar.value++;
   }
   bar.hidden = true;
+  for (const file of others) reasons.add(`${file.name} is no photograph by its ending.`);
   if (reasons.size) say(`${images.length + others.length - taken} left out. ${[...reasons].slice(0, 3).join(" ")}`, true, "upload");
   chosen = collection.id;
   known = null;

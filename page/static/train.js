@@ -22,8 +22,8 @@ export function update(state) {
   const busy = working || state.jobs.some(job => job.kind === "train" && isAtWork(job));
   byId("start").disabled = busy;
   byId("start-note").textContent = busy ? "A training is at work; wait for its end, or stop it." : "";
-  const runs = working ? state.runs.map(each => ({ ...each, can_go_on: false })) : state.runs, [run] = runs;
-  const now = JSON.stringify([run, runs.map(each => each.state)]);
+  const runs = busy ? state.runs.map(each => ({ ...each, can_go_on: false })) : state.runs, [run] = runs;
+  const now = JSON.stringify([run, busy, runs.map(each => each.state)]);
   if (now === drawn) return;
   drawn = now;
   if (running === run?.id && run.state !== "running") say(`The training is ${WORDS[run.state]}.`, run.state === "failed", "train", "train");

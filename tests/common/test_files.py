@@ -110,7 +110,7 @@ def test_a_refused_command_leaves_no_new_folder_but_every_old_one(tmp_path):
             raise UserError("refused")
 
     (tmp_path / "old").mkdir()
-    for folder, *written in (["new"], ["worked", "a.txt"], ["old"]):
+    for folder, *written in (["new"], ["worked", "a.txt"], ["old"], ["over/it/new"]):
         with pytest.raises(UserError, match="refused"):
             refuse(tmp_path / folder, *written)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["old", "worked"]

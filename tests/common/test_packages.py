@@ -12,17 +12,18 @@ from common import packages
 
 ROOT = Path(packages.__file__).parents[1]
 DOORS = ["train", "evaluate", "inference_image", "inference_video", "export", "app", "datasets"]
-TOOLS = ["preview", "convert", "learning_curve", "benchmark", "sample_data"]
+ALONE = {"__init__", "mean_of_seeds"}  # need no package
+TOOLS = sorted({path.stem for path in (ROOT / "tools").glob("*.py")} - ALONE)
 
 
 @pytest.mark.parametrize("script", [*DOORS, *(f"tools/{tool}" for tool in TOOLS)])
 def test_a_python_without_packages_is_told_to_activate_the_environment(script):
-    # -S: a Python as in a new terminal, which does not look where packages are installed.
-    call = [sys.executable, "-S", str(ROOT / f"{script}.py"), "--help"]
+    # -E -S: a Python as in a new terminal, which does not look where packages are installed.
+    call = [sys.executable, "-E", "-S", str(ROOT / f"{script}.py"), "--help"]
     done = subprocess.run(call, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
     assert re.fullmatch(
-        r"error: \S+ has no package torch: activate the environment first \(.+activate\), or "
+        r"error: .+ has no package torch: activate the environment first \(.+activate\), or "
         r"install what is needed: .+ -m pip install -r requirements\.txt\n",
         done.stderr,
     )

@@ -523,15 +523,55 @@ def test_no_view_has_a_serious_fault_of_accessibility(browser, desk, address, ph
 
 
 def test_each_file_that_is_left_out_is_named_with_its_reason(browser, desk, address, tmp_path):
-    chosen = [tmp_path / name for name in ("a.png", "b.png", "leaf.txt", "broken.jpg", ".hidden")]
+    """What a photograph lacks is said before the files that are none, which may be many."""
+    others = ["leaf.txt", "b.json", "c.json", ".hidden", "Thumbs.db"]
+    chosen = [tmp_path / name for name in ("a.png", "b.png", "broken.jpg", *others)]
     for path in chosen:
         Image.new("RGB", (8, 8)).save(path, "PNG")
     (tmp_path / "broken.jpg").write_bytes(b"no picture")
     with at(browser, address, known="422", **DESKTOP) as page:
         page.locator("#files").set_input_files(chosen)
         said = page.locator(".message.error")
-        expect(said).to_contain_text("2 left out. leaf.txt is no photograph by its ending. broken.")
+        expect(said).to_contain_text("4 left out. broken.jpg holds no picture")
+        expect(said).to_contain_text("leaf.txt is no photograph by its ending.")
         expect(page.locator("#table td.name")).to_have_text(["a", "b"])
+
+
+def test_errors_of_two_jobs_are_both_said_and_none_hides_its_own(
+    browser, desk, address, photographs
+):
+    def fail(job):
+        job.notes.append("leaf0.jpg is damaged.")
+        raise UserError(f"{job.title}: the disk is full.")
+
+    with at(browser, address, **DESKTOP) as page:
+        expect(page.locator("#table tbody tr")).to_have_count(3)
+        for about in (photographs.id, "another"):
+            desk.worker.submit(Job("segment", about, about), fail)
+        said = page.locator(".message.error")
+        expect(said).to_have_text(
+            [f"{photographs.id}: the disk is full.", "another: the disk is full."]
+        )
+
+
+def test_an_error_belongs_to_the_section_where_it_was_asked_for(browser, desk, address):
+    """Where the answer takes a while, another section may be open by then."""
+    slow = """() => {
+      const real = window.fetch, wait = new Promise(go => { window.answer = go; });
+      window.fetch = async (...call) => {
+        if (String(call[0]).includes("/api/data")) await wait;
+        return real(...call);
+      };
+    }"""
+    with at(browser, address, known="422", **DESKTOP) as page:
+        page.locator('.top a[href="#data"]').click()
+        page.evaluate(slow)
+        page.locator("#data [name=folder]").fill("input/nothing")
+        page.get_by_role("button", name="Check").click()
+        page.locator('.top a[href="#photographs"]').click()
+        expect(page.locator("#photographs")).to_be_visible()
+        page.evaluate("() => window.answer()")
+        expect(page.locator('.message.error[data-view="data"]')).to_have_count(1)
 
 
 def test_sample_leaves_are_offered_with_and_without_a_model(

@@ -3,10 +3,13 @@
 import json
 import sys
 
+import numpy as np
 import pytest
 from data_sets import find_pairs
+from tiny_annotations import coco, square, write_json, write_photo
 from tiny_data import write_data
 
+from data.source import open_source
 from tools import few_pictures, leaf_splits, mean_of_seeds
 
 
@@ -66,17 +69,33 @@ def test_a_class_that_some_seeds_have_not_seen_has_the_mean_of_the_others(call, 
 def test_a_few_pictures_are_drawn_alike_by_a_seed_and_divided_as_on_the_page(call, tmp_path):
     data = write_data(tmp_path / "data", train=12, valid=2)
     (data / "labelmap.txt").write_text("ground:0,0,0::\nspot:1,1,1::\n")
-    drawn = {}
+    whole, drawn = open_source(data), {}
+    originals = {pair.stem: pair for pair in whole.pairs["train"]}
     for name, seed in (("one", 1), ("again", 1), ("other", 2)):
         call(few_pictures, "--data", data, "--seed", seed, "--out-dir", tmp_path / name)
         splits = {split: find_pairs(tmp_path / name, split) for split in ("train", "valid")}
         assert (len(splits["train"]), len(splits["valid"])) == (8, 2)
         drawn[name] = [[pair.image.name for pair in pairs] for pairs in splits.values()]
+        few = open_source(tmp_path / name)
+        assert few.reader.classes == whole.reader.classes
         for pair in splits["train"] + splits["valid"]:
-            for copy, kind in ((pair.image, "images"), (pair.mask, "masks")):
-                assert copy.read_bytes() == (data / f"train_{kind}" / copy.name).read_bytes()
-        assert (tmp_path / name / "labelmap.txt").is_file()
+            own = originals[pair.stem]
+            assert pair.image.read_bytes() == own.image.read_bytes()
+            assert np.array_equal(few.reader.read(pair), whole.reader.read(own))
     assert drawn["one"] == drawn["again"] != drawn["other"]
+
+
+def test_a_few_pictures_of_annotations_have_their_masks(call, tmp_path):
+    painted = [{"image_id": n, "segmentation": [square(1, 1, 4 + n, 9)]} for n in range(1, 13)]
+    names = [f"{n}.jpg" for n in range(1, 13)]
+    write_json(tmp_path / "set/all.json", coco(painted, images=names))
+    for number, name in enumerate(names):
+        write_photo(tmp_path / "set" / name, seed=number)
+    call(few_pictures, "--data", tmp_path / "set", "--count", 5, "--out-dir", tmp_path / "few")
+    few = open_source(tmp_path / "few")
+    assert [len(few.pairs[split]) for split in ("train", "valid")] == [4, 1]
+    for pair in few.pairs["train"] + few.pairs["valid"]:
+        assert (few.reader.read(pair) > 0).sum() == (3 + int(pair.stem)) * 8
 
 
 def test_more_pictures_than_there_are_cannot_be_drawn(call, tmp_path, capsys):

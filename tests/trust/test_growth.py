@@ -164,6 +164,8 @@ def test_no_error_above_one_is_foretold_and_a_forecast_that_wide_proves_nothing(
     found = replace(outlook(1.0), proof=(0.1, 0.02, 1.0))
     assert found.holds
     assert found.describe().endswith("the forecast was too wide to prove anything.")
+    found = replace(found, proof=(0.5, 0.05, 1.0))  # cut off at 1: nothing above was excluded
+    assert found.verdict.endswith("too wide to prove anything")
 
 
 def test_the_fall_that_is_foretold_is_told_from_the_same_curve():

@@ -159,3 +159,16 @@ def test_photographs_put_beside_the_files_are_taken_wherever_these_say_they_were
     assert [pair.image.parent for pair in all_pairs(open_all(tmp_path / "set"))] == [
         tmp_path / "set"
     ] * 2
+
+
+def test_of_several_pictures_beside_a_file_none_is_guessed(tmp_path):
+    """A mask may lie there as well, which is no photograph."""
+    root = tmp_path / "links"  # nor does a word in the folder's name decide
+    write(root, [shape("leaf", [[2, 2], [9, 2], [9, 9], [2, 9]])], "a", imagePath="renamed.png")
+    write_photo(root / "a.png", SIZE)
+    write_photo(root / "b.png", SIZE, seed=1)
+    write(root, [shape("leaf", [[2, 2], [9, 2], [9, 9], [2, 9]])], "b")
+    assert sorted(pair.stem for pair in all_pairs(open_all(root))) == ["a", "b"]
+    write_photo(root / "a.tif", SIZE)
+    with pytest.raises(UserError, match=r"may be .*a\.png or .*a\.tif; remove one"):
+        open_all(root)
