@@ -203,11 +203,18 @@ def split_of_word(word: str) -> str | None:
 
 
 def split_of(path: Path, root: Path) -> str | None:
-    """The split that a file belongs to, by its own name, then by the nearest folder's."""
-    parts = path.relative_to(root).parts
-    words = re.split(r"[^A-Za-z0-9]+", path.stem)
-    named = [split for split in map(split_of_word, [*words, *reversed(parts[:-1])]) if split]
-    return named[0] if named else None
+    """The split that a file of many pictures belongs to, by its own name, then by its folders'."""
+    words = map(split_of_word, re.split(r"[^A-Za-z0-9]+", path.stem))
+    return next(filter(None, words), None) or split_of_folder(path.parent, root)
+
+
+def split_of_folder(folder: Path, root: Path) -> str | None:
+    """The split that what lies in a folder belongs to, by the nearest name that is one.
+
+    That is all there is where each picture has a file: `test plant 3.json` is of no split.
+    """
+    words = map(split_of_word, reversed(folder.relative_to(root).parts))
+    return next(filter(None, words), None)
 
 
 def _read(path: Path) -> bytes:

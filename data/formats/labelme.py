@@ -8,7 +8,7 @@ from pathlib import Path
 from common.errors import UserError
 from common.text import printable
 from data.decoding import MAX_PIXELS
-from data.formats.files import Folder, NotFollowed, number_of, size_of, split_of
+from data.formats.files import Folder, NotFollowed, number_of, size_of, split_of_folder
 from data.formats.records import Annotations, Picture, Shape, annotation
 from data.formats.regions import Bitmap, Region, box, ellipse, outline
 from data.images import is_image_name
@@ -58,7 +58,7 @@ def read(folder: Folder, files: list[Path], keep: Keep) -> Annotations:
                     f"photograph {printable(photo.name)}; remove one of them."
                 )
             taken[photo] = path
-            picture = Picture(photo, path, split=split_of(path, folder.root))
+            picture = Picture(photo, path, split=split_of_folder(path.parent, folder.root))
             if content.get("imageHeight") and content.get("imageWidth"):
                 picture.size = size_of(content["imageHeight"], content["imageWidth"])
             other = _add_shapes(picture, content["shapes"])

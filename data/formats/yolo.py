@@ -7,7 +7,7 @@ import numpy as np
 
 from common.errors import UserError
 from common.text import printable, read_text
-from data.formats.files import Folder, read_yaml, split_of
+from data.formats.files import Folder, read_yaml, split_of_folder
 from data.formats.records import Annotations, Picture, Shape, annotation
 from data.formats.regions import box, outline
 from data.images import image_size, is_image_name, map_files
@@ -142,7 +142,7 @@ def _photographs(folder: Folder, content: dict, description: Path | None) -> dic
     """The photographs, each with its split (None where the data set has no splits)."""
     if description is None:
         return {
-            path: split_of(path, folder.root)
+            path: split_of_folder(path.parent, folder.root)
             for path in folder.files
             if is_image_name(path) and not _in_folder(path, folder.root, "labels")
         }

@@ -172,3 +172,13 @@ def test_of_several_pictures_beside_a_file_none_is_guessed(tmp_path):
     write_photo(root / "a.tif", SIZE)
     with pytest.raises(UserError, match=r"may be .*a\.png or .*a\.tif; remove one"):
         open_all(root)
+
+
+def test_a_photographs_own_name_puts_it_into_no_split(tmp_path):
+    square = [shape("leaf", [[2, 2], [9, 2], [9, 9], [2, 9]])]
+    for number, name in enumerate(("test plant 3", "valid_0001", "leaf")):
+        write_photo(tmp_path / f"{name}.png", SIZE, seed=number)
+        write(tmp_path, square, name)
+    source = open_all(tmp_path)
+    assert source.divided
+    assert len(all_pairs(source)) == 3

@@ -137,3 +137,14 @@ def test_outlines_beyond_the_picture_are_clipped_and_counted(tmp_path):
     assert np.array_equal(labels(root), filled(SIZE, (2, 20, 0, 40, 20)))
     assert "2 shapes that reach beyond" in open_source(root).reader.describe()
     assert len(all_pairs(open_source(root))) == 2
+
+
+def test_without_a_description_a_photographs_own_name_puts_it_into_no_split(tmp_path):
+    for number, name in enumerate(("test plant 3", "valid_0001", "leaf")):
+        write_photo(tmp_path / "images" / f"{name}.jpg", SIZE, seed=number)
+        label = tmp_path / "labels" / f"{name}.txt"
+        label.parent.mkdir(exist_ok=True)
+        label.write_text(LEAF + SPOT)
+    source = open_all(tmp_path)
+    assert source.divided
+    assert len(all_pairs(source)) == 3
