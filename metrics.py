@@ -153,13 +153,18 @@ class SeverityTable:
         shares = self.shares(pixels)
         return shares[..., -1] if self.symptoms else np.full(shares.shape[:-1], np.nan)
 
+    def whole_in_words(self, names: tuple[str, ...]) -> str:
+        """What severity is a share of: the classes that are the plant, or the picture."""
+        if len(self.whole) == len(names):
+            return "the picture"
+        return " and ".join(names[i] for i in self.whole)
+
     def describe(self, names: tuple[str, ...]) -> str:
         """What severity is, in a sentence."""
         if not self.symptoms:
             return f"There is no severity: none of the classes {', '.join(names)} is a symptom."
-        whole = " and ".join(names[i] for i in self.whole)
-        whole = "the picture" if len(self.whole) == len(names) else whole
-        return f"Severity is the share of {names[self.symptoms[-1]]} in {whole}."
+        symptom = names[self.symptoms[-1]]
+        return f"Severity is the share of {symptom} in {self.whole_in_words(names)}."
 
 
 def article_batch_miou(areas: np.ndarray) -> float:

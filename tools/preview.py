@@ -69,9 +69,8 @@ def painted_share(names: tuple[str, ...]) -> str:
     table = SeverityTable.of(names)
     if len(table.symptoms) < 2:
         return table.describe(names)
-    whole = " and ".join(names[i] for i in table.whole)
-    whole = "the picture" if len(table.whole) == len(names) else whole
-    return f"The share of {', '.join(names[i] for i in table.symptoms)} together in {whole}."
+    symptoms = ", ".join(names[i] for i in table.symptoms)
+    return f"The share of {symptoms} together in {table.whole_in_words(names)}."
 
 
 def cards(splits: dict[str, list[Pair]], reader: MaskReader) -> Iterator[GalleryRow]:
